@@ -1,0 +1,55 @@
+# Sandglass. `make` alone lists what can be made.
+#
+#   INSTALL=no   never install a system package; say what is missing instead
+#   SIZE=4GB     of `make bench`: the size of the database it measures
+
+INSTALL ?= yes
+SIZE    ?= 4GB
+RUNS    ?= 5
+BIN     := bin/sandglass
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@2026.2.2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long bench build lint install-postgres install-pgbackrest clean go
+
+help: ## show this list
+	@echo "Sandglass: any moment of a production PostgreSQL, in your sandbox. Two commands to begin with:"
+	@echo "    make demo    make test"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "INSTALL=no keeps make from installing anything."
+
+demo: build install-postgres ## do the main job on this machine, in under two minutes; take it down with bin/sandglass demo --down
+	@$(BIN) demo
+
+test: go install-postgres ## all tests, against real PostgreSQL servers (under 15 minutes on 2 cores)
+	go test -timeout 20m ./...
+
+test-long: go install-postgres ## the full matrices: every crash point, many moments (hours)
+	go test -timeout 6h -tags long ./...
+
+bench: build install-postgres install-pgbackrest ## measure against pgBackRest, pg_basebackup and pg_receivewal (SIZE=200MB RUNS=1 for a quick look)
+	go run ./bench -sandglass $(BIN) -size $(SIZE) -runs $(RUNS)
+
+build: go ## bin/sandglass
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/sandglass
+
+lint: go ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt -w the files above"; exit 1; }
+	go vet ./...
+	go vet -tags 'long crashpoints' ./...
+	go run $(STATICCHECK) ./...
+
+install-postgres: ## PostgreSQL's server programs from apt, if there are none (not a cluster)
+	@INSTALL=$(INSTALL) packaging/install postgresql
+
+install-pgbackrest: # for the benchmarks only
+	@INSTALL=$(INSTALL) packaging/install pgbackrest
+
+clean: ## remove what make built
+	rm -rf bin
+
+go: # not a file: a look whether Go is there
+	@command -v go >/dev/null || { echo "Go is missing. Sandglass is built with Go 1.26 or newer: https://go.dev/doc/install"; exit 1; }
