@@ -75,6 +75,7 @@ const (
 	CodeNothingToUndo     Code = "undo.nothing_kept"
 	CodeConfig            Code = "config.invalid"
 	CodeServeUnreachable  Code = "serve.unreachable"
+	CodeServeRunning      Code = "serve.running" // another one already does
 )
 
 // Error is every refusal and failure that a person sees.
@@ -160,7 +161,7 @@ func Outcome(c Code) (status, exit int) {
 		return 401, ExitUnauthorized
 	case c == CodeServeUnreachable:
 		return 502, ExitUnreachable
-	case c == CodeEnvironmentBusy, c == CodeVolumeInUse, c == CodeOperationFinished, c == CodeOperationTooLate, c == CodeSlotTaken:
+	case c == CodeEnvironmentBusy, c == CodeVolumeInUse, c == CodeOperationFinished, c == CodeOperationTooLate, c == CodeSlotTaken, c == CodeServeRunning:
 		return 409, ExitBusy
 	case c == CodeRepositoryFull, c == CodeDiskFull:
 		return 507, ExitFailed
