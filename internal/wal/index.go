@@ -12,7 +12,7 @@ import (
 // it. All lists are in WAL order unless they say otherwise.
 type Index struct {
 	Major       int
-	Timeline    sandglass.TimelineID // of the segment's pages
+	Timeline    sandglass.TimelineID // of the stream and the segment's name
 	SegmentSize int64                // bytes
 	Start       sandglass.LSN        // the segment's first byte
 	// From is where the indexer began in this segment: Start, or later when it began in mid-stream.
@@ -86,8 +86,8 @@ type Relation struct {
 
 // Rows are the rows that a transaction changed in one heap, in this segment.
 type Rows struct {
-	// XID is the top transaction where the WAL has said so before, else the record's own: a
-	// Transaction's Subs then say whose it is.
+	// XID is the record's own, so maybe a subtransaction's: the Subs of a Transaction say whose it
+	// was, and that it was not rolled back by itself. Zero where a segment has too many to tell apart.
 	XID                        uint32
 	Relation                   Relation
 	Inserted, Updated, Deleted uint64
@@ -119,9 +119,9 @@ type RelationChange struct {
 
 // RestorePoint is a named one (pg_create_restore_point).
 type RestorePoint struct {
-	LSN  sandglass.LSN
-	Time time.Time
-	Name string
+	LSN, End sandglass.LSN
+	Time     time.Time
+	Name     string
 }
 
 // BackupEnd is the XLOG_BACKUP_END of the backup whose redo position is Redo.
