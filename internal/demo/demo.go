@@ -85,10 +85,10 @@ func prepareDir(ctx context.Context, dir string, p paper) error {
 	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
 		return err
 	}
-	if err := writePid(dir, "demo", os.Getpid()); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, marker), []byte("Made by `sandglass demo`; `sandglass demo --down` removes it.\n"), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, marker), []byte("Made by `sandglass demo`; `sandglass demo --down` removes it.\n"), 0o644)
+	return writePid(dir, "demo", os.Getpid())
 }
 
 const marker = "sandglass-demo"
