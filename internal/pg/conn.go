@@ -4,7 +4,6 @@ package pg
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -155,7 +154,8 @@ func (c *Conn) send(command string) error {
 	return nil
 }
 
-// receive reads one message, skipping notices; a server's error is returned as *pgconn.PgError.
+// receive reads one message, skipping notices. A server's error is returned as *pgconn.PgError,
+// with the connection ready for the next command unless the error was fatal.
 func (c *Conn) receive() (pgproto3.BackendMessage, error) {
 	for {
 		m, err := c.front.Receive()
@@ -165,11 +165,25 @@ func (c *Conn) receive() (pgproto3.BackendMessage, error) {
 		switch m := m.(type) {
 		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
 		case *pgproto3.ErrorResponse:
-			return nil, pgconn.ErrorResponseToPgError(m)
+			return nil, c.drain(pgconn.ErrorResponseToPgError(m))
 		default:
 			return m, nil
 		}
 	}
+}
+
+// drain reads on to the end of a failed command, and returns its error.
+func (c *Conn) drain(failed *pgconn.PgError) error {
+	for failed.Severity != "FATAL" && failed.SeverityUnlocalized != "FATAL" {
+		m, err := c.front.Receive()
+		if err != nil {
+			break
+		}
+		if _, ok := m.(*pgproto3.ReadyForQuery); ok {
+			break
+		}
+	}
+	return failed
 }
 
 // command runs a command and gives its rows as text; NULL is "".
@@ -179,23 +193,16 @@ func (c *Conn) command(ctx context.Context, command string) (rows [][]string, er
 	if err := c.send(command); err != nil {
 		return nil, err
 	}
-	var failed error
 	for {
 		m, err := c.receive()
-		if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
-			failed = pe
-			if pe.Severity == "FATAL" {
-				return nil, failed
-			}
-			continue
-		} else if err != nil {
+		if err != nil {
 			return nil, err
 		}
 		switch m := m.(type) {
 		case *pgproto3.DataRow:
 			rows = append(rows, textRow(m))
 		case *pgproto3.ReadyForQuery:
-			return rows, failed
+			return rows, nil
 		}
 	}
 }
