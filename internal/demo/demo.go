@@ -53,7 +53,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	s.line("")
 	s.chapter("Taking everything down")
-	if downErr := Down(context.WithoutCancel(ctx), o.Dir); downErr != nil {
+	if downErr := Down(o.Dir); downErr != nil {
 		s.check("no process, no mount and no file is left", false, downErr.Error())
 	} else {
 		s.check("no process, no mount and no file is left", true, "")
@@ -75,7 +75,7 @@ func prepareDir(ctx context.Context, dir string, p paper) error {
 			return fmt.Errorf("%s exists and is not a demo's folder; choose another with --dir", dir)
 		}
 		p.line("A demo was left in " + dir + "; taking it down first.")
-		if err := Down(ctx, dir); err != nil {
+		if err := Down(dir); err != nil {
 			return err
 		}
 	}

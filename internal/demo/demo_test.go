@@ -26,7 +26,7 @@ func TestProductionAndDown(t *testing.T) {
 	if err := demo.PrepareDir(ctx, dir); err != nil {
 		t.Fatal(err)
 	}
-	defer demo.Down(context.WithoutCancel(ctx), dir)
+	defer demo.Down(dir)
 	prod, err := demo.NewProduction(ctx, dir)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestProductionAndDown(t *testing.T) {
 	if orders < 2000 || payments < 2000 || !strings.HasSuffix(digest, lost) {
 		t.Errorf("lost %d orders and %d payments with digest %s; before it was %s", orders, payments, lost, digest)
 	}
-	if err := demo.Down(ctx, dir); err != nil {
+	if err := demo.Down(dir); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
@@ -61,7 +61,7 @@ func TestForeignFolderIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "precious"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := demo.Down(t.Context(), dir); err == nil {
+	if err := demo.Down(dir); err == nil {
 		t.Error("Down took a folder that is no demo's")
 	}
 	if err := demo.PrepareDir(t.Context(), dir); err == nil {

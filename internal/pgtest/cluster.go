@@ -15,8 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Cluster is one data folder and, while it runs, its postmaster. Its methods are not for several goroutines at once.
@@ -190,51 +188,6 @@ func (c *Cluster) end(how syscall.Signal) error {
 	}
 	c.pid = 0
 	return nil
-}
-
-// endProcess signals a process, our child or not, and waits until it is gone; at the end of its patience it is killed.
-func endProcess(pid int, exited <-chan struct{}, how syscall.Signal) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open pid %d: %w", pid, err)
-	}
-	defer unix.Close(fd)
-	for _, sig := range []syscall.Signal{how, syscall.SIGQUIT, syscall.SIGKILL} {
-		if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("signal pid %d: %w", pid, err)
-		}
-		gone, err := waitPidfd(fd, stopTimeout)
-		if err != nil {
-			return err
-		}
-		if gone {
-			if exited != nil {
-				<-exited // reaped
-			}
-			return nil
-		}
-	}
-	return fmt.Errorf("pid %d does not end", pid)
-}
-
-func waitPidfd(fd int, patience time.Duration) (bool, error) {
-	until := time.Now().Add(patience)
-	for {
-		left := time.Until(until)
-		if left <= 0 {
-			return false, nil
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return false, fmt.Errorf("wait for process: %w", err)
-		}
-		if n > 0 {
-			return true, nil
-		}
-	}
 }
 
 // Remove ends the server at once and removes its folder.
