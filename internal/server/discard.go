@@ -1,0 +1,129 @@
+// Ending a server by force, and what SIGKILL leaves behind.
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Discard ends whatever PostgreSQL process works in the data folder, within seconds and without a
+// checkpoint, and removes the shared memory and the lock file a killed server leaves behind. It may be
+// repeated; a folder without a server, or no folder, is fine.
+func Discard(ctx context.Context, c Config) error {
+	pf, pidErr := c.readPIDFile()
+	if pid, err := c.findPostmaster(ctx); err == nil {
+		if err := quit(ctx, pid, c.Data); err != nil {
+			return err
+		}
+	}
+	for {
+		pids := c.ours(holders(c.Data))
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			if err := killAndWait(ctx, pid, c.Data); err != nil {
+				return err
+			}
+		}
+	}
+	if pidErr == nil {
+		if err := removeSharedMemory(pf.shmID, c.Owner.UID, c.Data); err != nil {
+			return err
+		}
+	}
+	for _, path := range []string{c.pidFile(), c.socket(), c.socket() + ".lock"} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("discard server: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c Config) socket() string {
+	return filepath.Join(c.Run, ".s.PGSQL."+strconv.Itoa(c.port()))
+}
+
+// ours leaves out processes that only happen to stand in the folder, such as somebody's shell.
+func (c Config) ours(pids []int) []int {
+	var ours []int
+	for _, pid := range pids {
+		exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+		name := strings.TrimSuffix(filepath.Base(exe), " (deleted)")
+		if err == nil && (name == "postgres" || name == "initdb" || exe == c.helper() || startedOn(pid, c.Data)) {
+			ours = append(ours, pid)
+		}
+	}
+	return ours
+}
+
+// quit asks a postmaster for an immediate shutdown and gives it a few seconds.
+func quit(ctx context.Context, pid int, data string) error {
+	w, err := watchProcess(pid)
+	if err != nil {
+		return nil // gone
+	}
+	defer w.close()
+	if !startedOn(pid, data) {
+		return nil
+	}
+	if err := w.signal(unix.SIGQUIT); err != nil {
+		return fmt.Errorf("stop server: %w", err)
+	}
+	t := time.NewTimer(killAfter)
+	defer t.Stop()
+	select {
+	case <-w.exited:
+	case <-t.C:
+	case <-ctx.Done():
+		return fmt.Errorf("stop server: %w", context.Cause(ctx))
+	}
+	return nil
+}
+
+// killAndWait ends one process of the data folder.
+func killAndWait(ctx context.Context, pid int, data string) error {
+	w, err := watchProcess(pid)
+	if err != nil {
+		return nil // gone
+	}
+	defer w.close()
+	if !worksIn(pid, data) {
+		return nil // the number is somebody else's by now
+	}
+	if err := w.signal(unix.SIGKILL); err != nil {
+		return fmt.Errorf("kill server process %d: %w", pid, err)
+	}
+	select {
+	case <-w.exited:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("kill server process %d: %w", pid, context.Cause(ctx))
+	}
+}
+
+// removeSharedMemory removes the SysV segment that postmaster.pid names, if it is the owner's, and no process is
+// attached to it. A segment that is gone is fine; one that is not ours was given the number since.
+func removeSharedMemory(id, uid int, data string) error {
+	if id < 0 {
+		return nil
+	}
+	var d unix.SysvShmDesc
+	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &d); err != nil || int(d.Perm.Uid) != uid || d.Nattch != 0 {
+		return nil
+	}
+	if _, err := unix.SysvShmCtl(id, unix.IPC_RMID, nil); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EIDRM) {
+		return fmt.Errorf("remove shared memory of %s: %w", data, err)
+	}
+	return nil
+}
