@@ -46,6 +46,9 @@ type Input struct {
 	Environment sandglass.Environment
 	// Target is what ReadTarget found in the running sandbox; nil at a first restore.
 	Target *Target
+	// Synchronized says, to Prove, that the sandbox's own migrations have run since: they may
+	// have made roles, settings or servers on purpose, and their finding can be accepted.
+	Synchronized bool
 	// Progress is called before each rule, and once at the end; may be nil.
 	Progress func(sandglass.Progress)
 }
@@ -82,27 +85,20 @@ type Contact struct {
 
 // Facts are what Inspect read from the copy.
 type Facts struct {
-	Version         string         `json:"version"` // server_version
-	Superuser       string         `json:"superuser"`
-	Databases       []DatabaseFact `json:"databases"`
-	LoginRoles      []string       `json:"login_roles"`
-	Prepared        []string       `json:"prepared_transactions,omitempty"`
-	Subscriptions   []string       `json:"subscriptions,omitempty"`
-	Tablespaces     []string       `json:"tablespaces,omitempty"`
-	Origins         int            `json:"origins"`
-	RenamedFrom     []string       `json:"-"`
-	DroppedDatabase []string       `json:"dropped_databases,omitempty"`
+	Version       string         `json:"version"`   // server_version
+	Superuser     string         `json:"superuser"` // the bootstrap superuser's name
+	Databases     []DatabaseFact `json:"databases"`
+	LoginRoles    []string       `json:"login_roles"`
+	Prepared      []string       `json:"prepared_transactions,omitempty"` // "database: gid"
+	Subscriptions []string       `json:"subscriptions,omitempty"`         // "database: name"
+	Tablespaces   []string       `json:"tablespaces,omitempty"`
 }
 
 // DatabaseFact is one database of the copy.
 type DatabaseFact struct {
-	Name           string            `json:"name"`
-	Final          string            `json:"final,omitempty"` // its name in the sandbox; empty: dropped
-	Bytes          int64             `json:"bytes"`
-	Extensions     map[string]string `json:"extensions"` // name to version
-	ForeignServers []string          `json:"foreign_servers,omitempty"`
-	EventTriggers  []string          `json:"event_triggers,omitempty"`
-	Publications   []string          `json:"publications,omitempty"`
-	Unlogged       []string          `json:"unlogged,omitempty"`
-	InvalidIndexes []string          `json:"invalid_indexes,omitempty"`
+	Name  string `json:"name"`
+	Final string `json:"final,omitempty"` // its name in the sandbox; empty: dropped
+	Bytes int64  `json:"bytes"`
+	// Extensions are names with versions ("postgis 3.3.2").
+	Extensions []string `json:"extensions,omitempty"`
 }

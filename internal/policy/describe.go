@@ -1,0 +1,55 @@
+// What Neutralize will do, in people's words, before anything runs.
+
+package policy
+
+import (
+	"slices"
+	"strings"
+
+	"sandglass"
+)
+
+// Describe says for the plan what Neutralize will do. databases are the source's, as far as
+// they are known yet; it reads nothing and changes nothing.
+func Describe(in Input, databases []string) []sandglass.PlanLine {
+	const step = "neutralize"
+	var lines []sandglass.PlanLine
+	for _, r := range rules() {
+		if r.needsTarget && in.Target == nil {
+			continue
+		}
+		line := sandglass.PlanLine{Step: step, What: r.what, Why: r.why}
+		if r.name == ruleDatabases {
+			line.What = describeDatabases(in, databases)
+			if line.What == "" {
+				continue
+			}
+		}
+		lines = append(lines, line)
+	}
+	if in.Target == nil {
+		lines = append(lines, sandglass.PlanLine{Step: step, What: "Nobody but `sandglass connect` can log in afterwards.",
+			Why: "The sandbox has no roles of its own yet; make them then, and every later restore keeps them."})
+	}
+	return lines
+}
+
+func describeDatabases(in Input, databases []string) string {
+	keep, drop, err := MapDatabases(in.Source, in.Environment, databases)
+	if err != nil {
+		return rules()[1].what
+	}
+	var said []string
+	if len(drop) > 0 {
+		said = append(said, "Databases dropped: "+strings.Join(drop, ", ")+".")
+		if slices.Contains(drop, home) {
+			said = append(said, "An empty "+home+" is made.")
+		}
+	}
+	for _, from := range sortedKeys(keep) {
+		if keep[from] != from {
+			said = append(said, "Database "+from+" is called "+keep[from]+".")
+		}
+	}
+	return strings.Join(said, " ")
+}

@@ -1,0 +1,76 @@
+// The built-in rules, in the order they run. Reading this table is knowing what a restore takes
+// out of a copy and what it puts back.
+
+package policy
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// rule is one thing a restore does to the copy.
+type rule struct {
+	name string // stable; kept in sandglass.rule_done
+	what string // for the plan, in people's words
+	why  string
+	// everyDatabase: once in each database; else once, on what the cluster shares.
+	everyDatabase bool
+	// needsTarget: nothing to do at a first restore.
+	needsTarget bool
+	// tx works in the transaction that records the rule as done. plain is for statements that
+	// can't be in one; it must find out by itself what is left to do.
+	tx    func(context.Context, *job, pgx.Tx, *outcome) error
+	plain func(context.Context, *job, *pgx.Conn, *outcome) error
+}
+
+// outcome is what a rule did.
+type outcome struct {
+	rows   int64
+	notes  []string // what was found, without secrets
+	missed []string // what of the sandbox could not be given to the copy
+}
+
+// Names of the two rules that run before there is a place to record them: they look at the
+// cluster itself to see what is left to do.
+const (
+	rulePrepared  = "prepared-transactions"
+	ruleDatabases = "databases"
+)
+
+func rules() []rule {
+	return []rule{
+		{name: rulePrepared, what: "Prepared transactions are rolled back.",
+			why: "Nobody would ever finish them in the copy, and they hold locks and keep vacuum from its work."},
+		{name: ruleDatabases, what: "Databases that no role of the sandbox names are dropped; the others get the sandbox's names.",
+			why: "What nobody asked for is not left lying about."},
+		{name: "event-triggers", everyDatabase: true, tx: disableEventTriggers, what: "Event triggers are disabled.",
+			why: "They would run production's code at every later statement, or at every login."},
+		{name: "subscriptions", everyDatabase: true, tx: dropSubscriptions, what: "Subscriptions are dropped without a word to their publishers.",
+			why: "They would take the changes that production's own subscription waits for."},
+		{name: "publications", everyDatabase: true, tx: dropPublications, what: "Publications are dropped.",
+			why: "They have no subscriber here, and make updates of tables without a key fail."},
+		{name: "foreign-servers", everyDatabase: true, tx: closeForeignServers, what: "Foreign servers lead nowhere; user mappings and their passwords are dropped.",
+			why: "A query in the sandbox would read or change other systems with production's rights."},
+		{name: "scheduled-jobs", everyDatabase: true, tx: stopJobs, what: "Scheduled jobs (pg_cron, pg_timetable, pgAgent, pg_partman, TimescaleDB, pg_net) are switched off.",
+			why: "They would send, purge or load as if they were production."},
+		{name: "replication-origins", tx: dropOrigins, what: "Replication origins are dropped.",
+			why: "A new subscription would take their positions for its own."},
+		{name: "replication-slots", plain: dropSlots, what: "Replication slots are dropped.",
+			why: "Nobody reads them here, and they would fill the disk with WAL."},
+		{name: "production-roles", tx: closeRoles, what: "Production's roles can't log in: no password, no attributes.",
+			why: "A password of production must open nothing in a sandbox."},
+		{name: "sandbox-roles", needsTarget: true, tx: giveRoles, what: "The sandbox's roles keep their passwords and attributes.",
+			why: "People go on using the logins they have."},
+		{name: "memberships", tx: giveMemberships, what: "Memberships are the sandbox's; roles_map adds its own.",
+			why: "What a role may do follows from what it belongs to."},
+		{name: "database-access", needsTarget: true, tx: giveDatabaseAccess, what: "Owners, limits and access of the databases are the sandbox's.",
+			why: "Who may connect to what is the sandbox's own affair."},
+		{name: "grants", everyDatabase: true, needsTarget: true, tx: giveGrants, what: "The sandbox's grants and default privileges are given again to what exists by name.",
+			why: "Its roles need their rights on production's tables."},
+		{name: "settings", tx: giveSettings, what: "Settings of roles and databases are the sandbox's, none is production's.",
+			why: "Production's settings name its libraries, its sizes and its search paths."},
+		{name: "rewrite-catalogs", everyDatabase: true, plain: rewriteCatalogs, what: "The catalogs that held passwords are rewritten.",
+			why: "PostgreSQL leaves old values in its files until then."},
+	}
+}
