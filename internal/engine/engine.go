@@ -126,7 +126,7 @@ func New(c Config) (*Engine, error) {
 		}
 		names := map[string]bool{}
 		for _, s := range w.Steps {
-			if !stepName.MatchString(s.Name) || names[s.Name] || s.Do == nil || s.Timeout < 0 {
+			if !stepName.MatchString(s.Name) || s.Name == phaseFinished || names[s.Name] || s.Do == nil || s.Timeout < 0 {
 				return nil, fmt.Errorf("engine: step %q of workflow %q has a bad or repeated name, no Do, or a negative timeout", s.Name, w.Kind)
 			}
 			names[s.Name] = true

@@ -35,6 +35,7 @@ type Run struct {
 	mu       sync.Mutex
 	memory   json.RawMessage
 	progress chan sandglass.Progress
+	closing  chan struct{}
 	writer   sync.WaitGroup
 }
 
@@ -125,17 +126,13 @@ func (e *Engine) newRun(ctx context.Context, o db.Operation, step string, attemp
 	r.file = file
 	main := e.Log.With("operation", o.ID, "step", step).Handler()
 	r.Log = slog.New(slog.NewMultiHandler(main, slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	r.progress = make(chan sandglass.Progress, 1)
-	write, end := context.WithCancel(context.WithoutCancel(ctx))
-	context.AfterFunc(ctx, end) // a dying session writes no more
-	r.writer.Go(func() {
-		defer end()
-		r.writeProgress(write, r.progress)
-	})
+	r.progress, r.closing = make(chan sandglass.Progress, 1), make(chan struct{})
+	progress := r.progress
+	r.writer.Go(func() { r.writeProgress(ctx, progress) })
 	return r, nil
 }
 
-// writeProgress writes what comes, waiting a little after each, and the last one at once when the channel is closed.
+// writeProgress writes what comes, waiting a little after each; when the run is closed, the last one at once.
 func (r *Run) writeProgress(ctx context.Context, progress <-chan sandglass.Progress) {
 	for p := range progress {
 		if err := r.DB.SetProgress(ctx, r.Operation.ID, r.Step, r.Attempt, p); err != nil && ctx.Err() == nil {
@@ -143,7 +140,7 @@ func (r *Run) writeProgress(ctx context.Context, progress <-chan sandglass.Progr
 		}
 		select {
 		case <-time.After(progressEvery):
-		case <-ctx.Done():
+		case <-r.closing:
 		}
 	}
 }
@@ -152,6 +149,7 @@ func (r *Run) writeProgress(ctx context.Context, progress <-chan sandglass.Progr
 func (r *Run) close() {
 	r.mu.Lock()
 	close(r.progress)
+	close(r.closing)
 	r.progress = nil
 	r.mu.Unlock()
 	r.writer.Wait()

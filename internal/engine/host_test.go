@@ -1,0 +1,149 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"sandglass"
+	"sandglass/internal/engine"
+)
+
+// TestRestart: a step interrupted by the end of serve is continued by the next, asks Done
+// first, and is no failure; the same for an undo.
+func TestRestart(t *testing.T) {
+	var j journal
+	var done atomic.Bool
+	var undos atomic.Int64
+	steps := j.steps("a", "b", "c")
+	steps[1].Done = func(context.Context, *engine.Run) (bool, error) { return done.Load(), nil }
+	steps[1].Do = func(ctx context.Context, r *engine.Run) error {
+		j.add("do b")
+		done.Store(true)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	steps[1].Undo = func(ctx context.Context, r *engine.Run) error {
+		if undos.Add(1) == 1 {
+			j.add("undo b, interrupted")
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		j.add("undo b")
+		return nil
+	}
+	steps[2].Do = func(context.Context, *engine.Run) error { return errors.New("oops") }
+	e := newEngine(t, open(t), engine.Config{UndoTries: 1}, engine.Workflow{Kind: "toy", Steps: steps})
+	stop := run(t, e)
+	o := start(t, e, "toy")
+	await(t, e, o.ID, stepIs("b", sandglass.Running))
+	stop()
+	stop = run(t, e)
+	await(t, e, o.ID, stepIs("b", sandglass.Undoing))
+	stop()
+	run(t, e)
+	o = await(t, e, o.ID, finished)
+	if got, want := show(o), "failed internal a=undone b=undone c=undone"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	j.want(t, "do a", "do b", "undo c", "undo b, interrupted", "undo b", "undo a")
+	if o.Steps[1].Attempt != 4 {
+		t.Errorf("b was begun %d times", o.Steps[1].Attempt)
+	}
+}
+
+// TestTwoEnginesOfOneHost: the second does nothing until the first has gone.
+func TestTwoEnginesOfOneHost(t *testing.T) {
+	d := open(t)
+	entered := make(chan string, 10)
+	workflow := func(who string) engine.Workflow {
+		return engine.Workflow{Kind: "toy", Steps: []engine.Step{{Name: "a", Do: func(ctx context.Context, _ *engine.Run) error {
+			entered <- who
+			if who == "second" {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}}}}
+	}
+	waits := newSignal("another process does this host's operations")
+	first := newEngine(t, d, engine.Config{}, workflow("first"))
+	stop := run(t, first)
+	o := start(t, first, "toy")
+	if who := <-entered; who != "first" {
+		t.Fatalf("%s began", who)
+	}
+	second := newEngine(t, d, engine.Config{Log: waits.log()}, workflow("second"))
+	run(t, second)
+	<-waits.seen
+	select {
+	case who := <-entered:
+		t.Fatalf("%s began beside the first", who)
+	default:
+	}
+	stop()
+	if o = await(t, second, o.ID, finished); o.State != sandglass.Succeeded || <-entered != "second" {
+		t.Errorf("operation is %s", show(o))
+	}
+}
+
+// TestLockLost: when the lock's connection ends, the step's context ends too, and after the
+// lock is had again the step is continued.
+func TestLockLost(t *testing.T) {
+	var tries atomic.Int64
+	e := newEngine(t, open(t), engine.Config{}, engine.Workflow{Kind: "toy", Steps: []engine.Step{{Name: "a", Do: func(ctx context.Context, _ *engine.Run) error {
+		if tries.Add(1) > 1 {
+			return nil
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}}}})
+	run(t, e)
+	o := start(t, e, "toy")
+	await(t, e, o.ID, stepIs("a", sandglass.Running))
+	if n := cluster.Query(t, "postgres", `SELECT count(pg_terminate_backend(pid)) FROM pg_locks
+		WHERE locktype = 'advisory' AND (classid::bigint << 32 | objid::bigint) = hashtextextended('sandglass host testlocklost', 0)`); n != "1" {
+		t.Fatalf("ended %s connections", n)
+	}
+	if o = await(t, e, o.ID, finished); show(o) != "succeeded a=done" || o.Steps[0].Attempt != 2 {
+		t.Errorf("operation is %s", show(o))
+	}
+}
+
+// TestDatabaseRestart: the metadata server goes away in the midst of a step and comes back.
+func TestDatabaseRestart(t *testing.T) {
+	goOn := make(chan struct{})
+	var tries atomic.Int64
+	e := newEngine(t, open(t), engine.Config{}, engine.Workflow{Kind: "toy", Steps: []engine.Step{{Name: "a", Do: func(ctx context.Context, _ *engine.Run) error {
+		if tries.Add(1) > 1 {
+			return nil
+		}
+		close(goOn)
+		<-ctx.Done()
+		return ctx.Err()
+	}}}})
+	run(t, e)
+	o := start(t, e, "toy")
+	<-goOn
+	if err := cluster.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if o = await(t, e, o.ID, finished); show(o) != "succeeded a=done" {
+		t.Errorf("operation is %s", show(o))
+	}
+}
+
+// TestOlderVersionContinues: a step that this version does not know fails the operation, and
+// what it knows of the earlier ones is undone.
+func TestOlderVersionContinues(t *testing.T) {
+	d := open(t)
+	var j journal
+	newer := newEngine(t, d, engine.Config{}, engine.Workflow{Kind: "toy", Steps: j.steps("a", "b", "c")})
+	o := start(t, newer, "toy")
+	run(t, newEngine(t, d, engine.Config{}, engine.Workflow{Kind: "toy", Steps: j.steps("a")}))
+	if o = await(t, newer, o.ID, finished); show(o) != "failed internal a=undone b=failed c=skipped" {
+		t.Errorf("operation is %s", show(o))
+	}
+	j.want(t, "do a", "undo a")
+}
