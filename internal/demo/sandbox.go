@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
-	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,7 +22,7 @@ const (
 type sandbox struct {
 	port   int
 	digest string // of its own data, before the restore
-	probe  *probe
+	probe  *pgtest.Probe
 }
 
 func (s sandbox) url(role, password, database string) string {
@@ -72,74 +70,4 @@ func fillSandbox(ctx context.Context, connect func(ctx context.Context, database
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	return pgtest.QueryText(ctx, conn, uatDigest)
-}
-
-// probe is a client of uat that connects, asks and leaves, again and again, and measures for how long it got no answer.
-type probe struct {
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	mu     sync.Mutex
-	last   time.Time     // when an answer was last had
-	gap    time.Duration // the longest time between two answers since the last reset
-	asked  int64
-}
-
-const probeEvery = 20 * time.Millisecond
-
-func startProbe(ctx context.Context, url string) *probe {
-	ctx, cancel := context.WithCancel(ctx)
-	p := &probe{cancel: cancel, last: time.Now()}
-	p.done.Go(func() {
-		tick := time.NewTicker(probeEvery)
-		defer tick.Stop()
-		for ctx.Err() == nil {
-			if ask(ctx, url) == nil {
-				p.answered()
-			}
-			select {
-			case <-ctx.Done():
-			case <-tick.C:
-			}
-		}
-	})
-	return p
-}
-
-func ask(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	var n int64
-	return conn.QueryRow(ctx, "SELECT count(*) FROM customers WHERE id = 1").Scan(&n)
-}
-
-func (p *probe) answered() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	p.gap = max(p.gap, now.Sub(p.last)-probeEvery)
-	p.last = now
-	p.asked++
-}
-
-// reset begins a new measurement; longest ends it.
-func (p *probe) reset() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.gap, p.asked = 0, 0
-}
-
-func (p *probe) longest() (gap time.Duration, answers int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return max(p.gap, time.Since(p.last)-probeEvery), p.asked
-}
-
-func (p *probe) stop() {
-	p.cancel()
-	p.done.Wait()
 }

@@ -24,13 +24,13 @@ func (s *story) tell(ctx context.Context) error {
 	} {
 		if err := part(ctx); err != nil {
 			if s.uat.probe != nil {
-				s.uat.probe.stop()
+				s.uat.probe.Stop()
 			}
 			return err
 		}
 		s.line("")
 	}
-	s.uat.probe.stop()
+	s.uat.probe.Stop()
 	s.client.Close()
 	return nil
 }
@@ -139,13 +139,15 @@ func (s *story) makeSandbox(ctx context.Context) (err error) {
 	}); err != nil {
 		return fmt.Errorf("fill uat: %w", err)
 	}
-	if err := ask(ctx, s.uatURL()); err != nil {
+	if err := pgtest.Ask(ctx, s.uatURL(), probeQuery); err != nil {
 		return fmt.Errorf("ask uat: %w", err)
 	}
 	s.say("uat has test data, a role %s and a password that nobody else knows.\nFrom now on a client connects to it and asks, fifty times a second, without a pause.", uatApp)
-	s.uat.probe = startProbe(ctx, s.uatURL())
+	s.uat.probe = pgtest.StartProbe(ctx, s.uatURL(), probeQuery)
 	return nil
 }
+
+const probeQuery = "SELECT name FROM customers WHERE id = 1"
 
 func (s *story) uatURL() string { return s.uat.url(uatApp, uatAppPassword, "erp") }
 
@@ -198,12 +200,12 @@ func deleted(c sandglass.Commit) (n int64) {
 
 func (s *story) restore(ctx context.Context) error {
 	s.chapter("The moment before it, in uat")
-	s.uat.probe.reset()
+	s.uat.probe.Reset()
 	took, err := s.command(ctx, "restore", "uat", "--xid", fmt.Sprint(s.loss.xid), "--before", "--yes")
 	if err != nil {
 		return err
 	}
-	gap, answers := s.uat.probe.longest()
+	gap, answers := s.uat.probe.Longest()
 	if err := s.steps(ctx); err != nil {
 		return err
 	}
@@ -271,12 +273,12 @@ func (s *story) compare(ctx context.Context) error {
 
 func (s *story) undo(ctx context.Context) error {
 	s.chapter("And back")
-	s.uat.probe.reset()
+	s.uat.probe.Reset()
 	took, err := s.command(ctx, "undo", "uat", "--yes")
 	if err != nil {
 		return err
 	}
-	gap, _ := s.uat.probe.longest()
+	gap, _ := s.uat.probe.Longest()
 	if err := s.steps(ctx); err != nil {
 		return err
 	}
