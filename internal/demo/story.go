@@ -183,7 +183,7 @@ func (s *story) findAccident(ctx context.Context) error {
 	if _, err := s.command(ctx, "window", "prod"); err != nil {
 		return err
 	}
-	if _, err := s.command(ctx, "window", "prod", "--commits", "--min-rows", "1000"); err != nil {
+	if _, err := s.command(ctx, "commits", "prod", "--min-rows", "1000"); err != nil {
 		return err
 	}
 	s.check("the window shows the transaction that did it", uint32(found.XID) == uint32(s.loss.xid) && deleted(found) == s.loss.orders+s.loss.payments,
