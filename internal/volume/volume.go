@@ -3,7 +3,11 @@ package volume
 
 import (
 	"context"
-	"log/slog"
+	"fmt"
+	"path/filepath"
+	"regexp"
+
+	"sandglass"
 )
 
 // Source is an image to make a volume of.
@@ -18,19 +22,20 @@ type Source interface {
 type Driver interface {
 	// Name is the driver's name, as volumes record it.
 	Name() string
-	// Create makes a volume of an image; a half-made one is made anew, a complete one left as it is.
+	// Create makes a volume of an image, whole and durable when it returns. A half-made one is made
+	// anew, a complete one left as it is. A failure leaves nothing behind.
 	Create(ctx context.Context, id string, s Source, progress func(doneBytes int64)) error
-	// CreateEmpty makes a volume with an empty data folder, for a new cluster.
+	// CreateEmpty makes a volume with an empty data folder, for a new cluster. A complete one is left as it is.
 	CreateEmpty(ctx context.Context, id string) error
-	// Layout is where a volume's parts are.
+	// Layout is where a volume's parts are, whether it is there or not.
 	Layout(id string) Layout
 	// Complete says whether the volume is there and whole.
 	Complete(ctx context.Context, id string) (bool, error)
-	// Destroy removes a volume, whole or not; it refuses while a process works in it.
+	// Destroy removes a volume, whole or not. It refuses while a server runs on it (CodeVolumeInUse).
 	Destroy(ctx context.Context, id string) error
-	// Usage is the space the volume takes, in bytes.
+	// Usage is the space the volume takes on the disk, in bytes; CodeVolumeUnknown where there is none.
 	Usage(ctx context.Context, id string) (int64, error)
-	// List gives the IDs of all volumes, half-made ones included.
+	// List gives the IDs of all volumes, half-made ones included, sorted.
 	List(ctx context.Context) ([]string, error)
 	// Free is the space left for volumes, in bytes.
 	Free(ctx context.Context) (int64, error)
@@ -38,25 +43,26 @@ type Driver interface {
 
 // Layout is where a volume's parts are.
 type Layout struct {
-	Root, Data, Tablespaces, Run, Log string
+	Root        string // the volume
+	Data        string // data folder
+	Tablespaces string // the tablespaces, by OID
+	Run         string // private socket, generated configuration
+	Log         string // logs
 }
 
-// Full is the driver of plain copies.
-type Full struct{}
-
-var _ Driver = (*Full)(nil)
-
-// NewFull keeps volumes in dir, for servers that run as uid and gid.
-func NewFull(dir string, uid, gid int, log *slog.Logger) *Full { return &Full{} }
-
-func (f *Full) Name() string { return "full" }
-func (f *Full) Create(ctx context.Context, id string, s Source, progress func(doneBytes int64)) error {
-	return nil
+func layout(dir, id string) Layout {
+	root := filepath.Join(dir, id)
+	return Layout{Root: root, Data: filepath.Join(root, "data"), Tablespaces: filepath.Join(root, "tablespaces"),
+		Run: filepath.Join(root, "run"), Log: filepath.Join(root, "log")}
 }
-func (f *Full) CreateEmpty(ctx context.Context, id string) error      { return nil }
-func (f *Full) Layout(id string) Layout                               { return Layout{} }
-func (f *Full) Complete(ctx context.Context, id string) (bool, error) { return false, nil }
-func (f *Full) Destroy(ctx context.Context, id string) error          { return nil }
-func (f *Full) Usage(ctx context.Context, id string) (int64, error)   { return 0, nil }
-func (f *Full) List(ctx context.Context) ([]string, error)            { return nil, nil }
-func (f *Full) Free(ctx context.Context) (int64, error)               { return 0, nil }
+
+// volumeID is what a volume may be called: it becomes a folder.
+var volumeID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+
+func checkID(id string) error {
+	if volumeID.MatchString(id) {
+		return nil
+	}
+	return &sandglass.Error{Code: sandglass.CodeVolumeUnknown, Op: "find volume",
+		Message: fmt.Sprintf("%q is not the name of a volume.", id), Remedy: "`sandglass volume ls` shows the volumes."}
+}
