@@ -34,14 +34,18 @@ type Environment struct {
 	Restored     string // the moment it shows, for people
 	RestoredFrom string // the environment it was restored from
 	RestoredAt   time.Time
+	// Previous is the volume that was current before the last cutover, "" when the sandbox was
+	// empty then; it means something only with HasPrevious. An undo goes back to it.
+	HasPrevious bool
+	Previous    string
 }
 
-const environmentColumns = `declaration, created, changed, recording, server, held, coalesce(volume, ''), incarnation, restored, restored_from, restored_at`
+const environmentColumns = `declaration, created, changed, recording, server, held, coalesce(volume, ''), incarnation, restored, restored_from, restored_at, has_previous, previous`
 
 func scanEnvironment(row pgx.CollectableRow) (Environment, error) {
 	var e Environment
 	var at *time.Time
-	err := row.Scan(&e.Declaration, &e.Created, &e.Changed, &e.Recording, &e.Server, &e.Held, &e.Volume, &e.Incarnation, &e.Restored, &e.RestoredFrom, &at)
+	err := row.Scan(&e.Declaration, &e.Created, &e.Changed, &e.Recording, &e.Server, &e.Held, &e.Volume, &e.Incarnation, &e.Restored, &e.RestoredFrom, &at, &e.HasPrevious, &e.Previous)
 	e.Created, e.Changed, e.RestoredAt = e.Created.UTC(), e.Changed.UTC(), timeOf(at)
 	return e, err
 }
@@ -105,8 +109,8 @@ func (tx *Tx) UpdateEnvironment(ctx context.Context, name string, f func(e *Envi
 		return err
 	}
 	if _, err := tx.Exec(ctx, `UPDATE sandglass.environment SET changed = now(), recording = $2, server = $3, held = $4, incarnation = $5,
-		restored = $6, restored_from = $7, restored_at = $8 WHERE name = $1`,
-		name, e.Recording, e.Server, e.Held, e.Incarnation, e.Restored, e.RestoredFrom, timePtr(e.RestoredAt)); err != nil {
+		restored = $6, restored_from = $7, restored_at = $8, has_previous = $9, previous = $10 WHERE name = $1`,
+		name, e.Recording, e.Server, e.Held, e.Incarnation, e.Restored, e.RestoredFrom, timePtr(e.RestoredAt), e.HasPrevious, e.Previous); err != nil {
 		return fmt.Errorf("update environment %s: %w", name, err)
 	}
 	return tx.Notify(ctx, EnvironmentTopic(name))

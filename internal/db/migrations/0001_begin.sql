@@ -14,7 +14,9 @@ CREATE TABLE sandglass.environment (
     incarnation   text NOT NULL DEFAULT '',
     restored      text NOT NULL DEFAULT '',             -- the moment shown, for people
     restored_from text NOT NULL DEFAULT '',
-    restored_at   timestamptz
+    restored_at   timestamptz,
+    has_previous  boolean NOT NULL DEFAULT false,       -- whether an undo knows where to go back to
+    previous      text NOT NULL DEFAULT ''             -- the volume before the last cutover; empty: the sandbox was empty
 );
 
 CREATE TABLE sandglass.volume (
