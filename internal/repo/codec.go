@@ -6,6 +6,7 @@ package repo
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"sync"
@@ -82,4 +83,35 @@ func (c *codecs) doneDecoding(d *zstd.Decoder) {
 	if d.Reset(nil) == nil {
 		c.decoders.Put(d)
 	}
+}
+
+// frameDecoder decompresses frames and checks their digests. It is for one goroutine.
+type frameDecoder struct {
+	codecs *codecs
+	dec    *zstd.Decoder
+	dg     *digester
+}
+
+func newFrameDecoder(r *Repository) *frameDecoder {
+	return &frameDecoder{codecs: r.codecs, dec: r.codecs.decoder(), dg: newDigester(r.digestKey)}
+}
+
+func (f *frameDecoder) close() { f.codecs.doneDecoding(f.dec) }
+
+// decode fills b, whose length is that of the chunk, from a frame.
+func (f *frameDecoder) decode(frame, b []byte, want digest) error {
+	out, err := f.dec.DecodeAll(frame, b[:0:len(b)])
+	if err != nil {
+		return fmt.Errorf("decompress a chunk: %w", err)
+	}
+	if len(out) != len(b) {
+		return fmt.Errorf("a chunk has %d bytes instead of %d", len(out), len(b))
+	}
+	if f.dg.of(out) != want {
+		return errors.New("a chunk does not have its digest")
+	}
+	if &out[0] != &b[0] {
+		copy(b, out)
+	}
+	return nil
 }

@@ -326,3 +326,12 @@ func (r *Repository) openAt(ctx context.Context, key string, w *window) (ra io.R
 }
 
 var _ age.RecipientWithLabels = marked{}
+
+// putAge puts an object that is age alone, without zstd and digest: a manifest, whose own MAC is at its end.
+func (r *Repository) putAge(ctx context.Context, key string, data io.Reader) error {
+	sealed, err := age.EncryptReader(data, r.recipients...)
+	if err != nil {
+		return fmt.Errorf("encrypt %s: %w", key, err)
+	}
+	return r.store.Put(ctx, key, sealed, true)
+}
