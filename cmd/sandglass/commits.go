@@ -1,0 +1,148 @@
+package main
+
+// sandglass commits: the transactions of the window, to find an accident.
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+)
+
+// commitFlags choose commits.
+type commitFlags struct {
+	from, to, relation string
+	minRows            int64
+	limit              int
+}
+
+func (f *commitFlags) flags(c *cobra.Command) {
+	c.Flags().StringVar(&f.from, "from", "", "earliest `time`")
+	c.Flags().StringVar(&f.to, "to", "", "latest `time`")
+	c.Flags().StringVar(&f.relation, "relation", "", "only those that changed this `table`")
+	c.Flags().Int64Var(&f.minRows, "min-rows", 0, "only those that changed so many rows; truncations always")
+	c.Flags().IntVar(&f.limit, "limit", 100, "only the newest so many")
+}
+
+// given says whether any of the flags was typed.
+func (f *commitFlags) given(c *cobra.Command) bool {
+	for _, name := range []string{"from", "to", "relation", "min-rows", "limit"} {
+		if c.Flags().Changed(name) {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *commitFlags) query(zone *time.Location, now time.Time) (q sandglass.CommitQuery, err error) {
+	q = sandglass.CommitQuery{Relation: f.relation, MinRows: f.minRows, Limit: f.limit}
+	if f.minRows < 0 || f.limit < 1 || f.limit > 10000 {
+		return q, usage("--min-rows is not negative, --limit is from 1 to 10000.", "That many commits can't be asked for.")
+	}
+	if f.from != "" {
+		if q.From, err = parseWhen(f.from, zone, now); err != nil {
+			return q, err
+		}
+	}
+	if f.to != "" {
+		if q.To, err = parseWhen(f.to, zone, now); err != nil {
+			return q, err
+		}
+	}
+	if !q.To.IsZero() && q.To.Before(q.From) {
+		return q, usage("Swap --from and --to.", "The times are the wrong way round.")
+	}
+	return q, nil
+}
+
+func newCommits(a *app) *cobra.Command {
+	var f commitFlags
+	c := &cobra.Command{Use: "commits ENV", Aliases: []string{"activity"}, Short: "Show transactions with the rows they changed, to find an accident", Args: takes("ENV"), ValidArgsFunction: a.environments(""),
+		Long: `Show the committed transactions of the window with the rows they inserted, updated and
+deleted, by table, oldest first. The accident is mostly the largest:
+
+  sandglass commits prod --from "10 minutes ago" --min-rows 1000
+  sandglass restore uat --from prod --xid 81236 --before`,
+		RunE: func(c *cobra.Command, args []string) error { return a.commits(c.Context(), args[0], f) }}
+	f.flags(c)
+	return c
+}
+
+func (a *app) commits(ctx context.Context, name string, f commitFlags) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	zone, err := a.zoneOf(ctx, cl, name)
+	if err != nil {
+		return err
+	}
+	q, err := f.query(zone, a.now())
+	if err != nil {
+		return err
+	}
+	all, err := cl.Commits(ctx, name, q)
+	if err != nil {
+		return err
+	}
+	return a.print(all, func(w io.Writer) error { return showCommits(w, name, all, zone) })
+}
+
+// showCommits writes transactions, a line for each relation.
+func showCommits(w io.Writer, name string, all []sandglass.Commit, zone *time.Location) error {
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(w, "No such transaction is held.")
+		return err
+	}
+	head := []string{"committed (UTC)", "transaction", "LSN", "table", "rows"}
+	isUTC := zone == nil || zone.String() == "UTC"
+	if !isUTC {
+		head = append([]string{head[0], "committed (" + zone.String() + ")"}, head[1:]...)
+	}
+	var rows [][]string
+	for _, c := range all {
+		first := []string{c.Time.UTC().Format(timeLayout)}
+		if !isUTC {
+			first = append(first, c.Time.In(zone).Format(timeLayout))
+		}
+		first = append(first, strconv.FormatUint(c.XID, 10), c.LSN.String())
+		if len(c.Rows) == 0 {
+			rows = append(rows, append(first, "", ""))
+		}
+		for i, r := range c.Rows {
+			if i > 0 {
+				first = strings.Split(strings.Repeat(" \t", len(first)-1)+" ", "\t")
+			}
+			rows = append(rows, append(first[:len(first):len(first)], r.Database+" "+r.Relation, rowsText(r)))
+		}
+	}
+	if err := table(w, head, rows); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "\nJust before one of them: sandglass restore TARGET --from %s --xid TRANSACTION --before\n", name)
+	return err
+}
+
+// rowsText is what was done to a relation's rows, in words.
+func rowsText(r sandglass.RelationRows) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int64
+		what string
+	}{{r.Deleted, "deleted"}, {r.Updated, "updated"}, {r.Inserted, "inserted"}} {
+		if p.n > 0 {
+			parts = append(parts, thousands(p.n)+" "+p.what)
+		}
+	}
+	if r.Truncated {
+		parts = append([]string{"truncated"}, parts...)
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,57 @@
+package main
+
+// sandglass connect: psql on an environment.
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+)
+
+func newConnect(a *app) *cobra.Command {
+	var print bool
+	c := &cobra.Command{Use: "connect ENV [DATABASE]", Short: "Open psql on a sandbox, or print its line", Args: takes("ENV", "[DATABASE]"), ValidArgsFunction: a.environments(sandglass.Sandbox),
+		Long: "Open psql on a sandbox. Without a terminal or without psql, and with --print, the line is printed instead.",
+		RunE: func(c *cobra.Command, args []string) error {
+			database := ""
+			if len(args) > 1 {
+				database = args[1]
+			}
+			return a.connect(c.Context(), args[0], database, print)
+		}}
+	c.Flags().BoolVar(&print, "print", false, "print the line only")
+	return c
+}
+
+func (a *app) connect(ctx context.Context, name, database string, print bool) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	conn, err := cl.Connect(ctx, name, database)
+	if err != nil {
+		return err
+	}
+	if !a.json && !print && terminal(a.stdin) && terminal(a.stdout) && len(conn.PSQL) > 0 {
+		if psql, err := exec.LookPath(conn.PSQL[0]); err == nil {
+			if err := syscall.Exec(psql, conn.PSQL, os.Environ()); err != nil {
+				return fmt.Errorf("run %s: %w", psql, err)
+			}
+		}
+	}
+	return a.print(conn, func(w io.Writer) error { return showConnection(w, conn) })
+}
+
+// showConnection writes the line that connects.
+func showConnection(w io.Writer, c sandglass.Connection) error {
+	_, err := fmt.Fprintln(w, shellLine(c.PSQL))
+	return err
+}

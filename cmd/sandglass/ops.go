@@ -1,0 +1,238 @@
+package main
+
+// sandglass ops: the history of operations.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+	"sandglass/client"
+)
+
+func newOps(a *app) *cobra.Command {
+	return group("ops", "List, show, watch and cancel operations, and fetch their logs", newOpsList(a), newOpsShow(a), newOpsWatch(a), newOpsCancel(a), newOpsLogs(a))
+}
+
+func newOpsList(a *app) *cobra.Command {
+	var q sandglass.OperationQuery
+	c := &cobra.Command{Use: "ls", Short: "List operations, newest first", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
+		cl, err := a.client()
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		all, err := cl.Operations(c.Context(), q)
+		if err != nil {
+			return err
+		}
+		return a.print(all, func(w io.Writer) error {
+			if len(all) == 0 {
+				_, err := fmt.Fprintln(w, "There is no operation yet.")
+				return err
+			}
+			var rows [][]string
+			for _, o := range all {
+				took := ""
+				if !o.Ended.IsZero() && !o.Began.IsZero() {
+					took = span(o.Ended.Sub(o.Began))
+				}
+				rows = append(rows, []string{o.ID, string(o.Kind), o.Environment, o.Source, string(o.State), o.Created.UTC().Format(time.DateTime), took, o.AskedBy})
+			}
+			return table(w, []string{"id", "kind", "target", "source", "state", "asked (UTC)", "took", "by"}, rows)
+		})
+	}}
+	c.Flags().StringVar(&q.Environment, "env", "", "only those on this `environment`")
+	c.Flags().IntVar(&q.Limit, "limit", 20, "only the newest so many")
+	_ = c.RegisterFlagCompletionFunc("env", a.environmentFlag("")) // the flag exists
+	return c
+}
+
+// operations completes the first argument with the newest operations.
+func (a *app) operations(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	cl, err := a.client()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(c.Context(), completionTime)
+	defer cancel()
+	all, err := cl.Operations(ctx, sandglass.OperationQuery{Limit: 20})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var ids []string
+	for _, o := range all {
+		ids = append(ids, fmt.Sprintf("%s\t%s %s, %s", o.ID, o.Kind, o.Environment, o.State))
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+// onOperation makes a command that does something with the operation of its first argument.
+func (a *app) onOperation(c *cobra.Command, do func(ctx context.Context, cl *client.Client, id string) error) *cobra.Command {
+	c.Args, c.ValidArgsFunction = takes("ID"), a.operations
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cl, err := a.client()
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		return do(c.Context(), cl, args[0])
+	}
+	return c
+}
+
+func newOpsShow(a *app) *cobra.Command {
+	return a.onOperation(&cobra.Command{Use: "show ID", Short: "Show one operation with its plan and steps"},
+		func(ctx context.Context, cl *client.Client, id string) error {
+			o, err := cl.Operation(ctx, id)
+			if err != nil {
+				return err
+			}
+			zone := a.zoneOrUTC(ctx, cl, o)
+			return a.print(o, func(w io.Writer) error { return a.showOperation(w, o, zone) })
+		})
+}
+
+// zoneOrUTC is the zone in which an operation's times are told; its environment may be gone.
+func (a *app) zoneOrUTC(ctx context.Context, cl *client.Client, o sandglass.Operation) *time.Location {
+	for _, name := range []string{o.Source, o.Environment} {
+		if name == "" {
+			continue
+		}
+		if zone, err := a.zoneOf(ctx, cl, name); err == nil {
+			return zone
+		}
+	}
+	return time.UTC
+}
+
+// showOperation writes an operation for people.
+func (a *app) showOperation(w io.Writer, o sandglass.Operation, zone *time.Location) error {
+	rows := [][]string{{"Operation", o.ID}, {"Kind", string(o.Kind)}, {"Target", o.Environment}}
+	if o.Source != "" {
+		rows = append(rows, []string{"Source", o.Source})
+	}
+	state := string(o.State)
+	if o.Cancelling && !o.State.Finished() {
+		state += ", to be cancelled"
+	}
+	rows = append(rows, []string{"State", state}, []string{"Asked", both(o.Created.Truncate(time.Second), zone) + " by " + o.AskedBy})
+	if o.Reason != "" {
+		rows = append(rows, []string{"Reason", o.Reason})
+	}
+	if err := columns(w, "", rows); err != nil {
+		return err
+	}
+	if o.Plan != nil {
+		fmt.Fprintln(w)
+		r := sandglass.Request{Kind: o.Kind, Environment: o.Environment, Source: o.Source}
+		if o.Kind == sandglass.KindPeek {
+			r.Source = ""
+		}
+		if err := showPlan(w, r, *o.Plan, zone); err != nil {
+			return err
+		}
+	}
+	if len(o.Steps) > 0 {
+		fmt.Fprintln(w, "\nSteps")
+	}
+	v := &view{out: w, line: &line{w: w}, told: map[string]sandglass.State{}}
+	for _, s := range o.Steps {
+		v.widest = max(v.widest, len(s.Name))
+	}
+	for _, s := range o.Steps {
+		if s.State == sandglass.Running || s.State == sandglass.Undoing {
+			fmt.Fprintln(w, v.liveText(s, a.now()))
+		} else {
+			fmt.Fprintln(w, v.endText(s))
+		}
+	}
+	if err := showEnd(w, o, zone); err != nil || o.Error == nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%s [%s]\n  %s\n", o.Error.Message, o.Error.Code, o.Error.Remedy)
+	return err
+}
+
+func newOpsWatch(a *app) *cobra.Command {
+	return a.onOperation(&cobra.Command{Use: "watch ID", Short: "Follow an operation to its end",
+		Long: "Follow an operation to its end, and exit with its outcome. Ctrl-C asks whether to cancel it; a second one leaves it running."},
+		func(ctx context.Context, cl *client.Client, id string) error {
+			o, err := cl.Operation(ctx, id)
+			if err != nil {
+				return err
+			}
+			return a.follow(cl, o, a.zoneOrUTC(ctx, cl, o))
+		})
+}
+
+func newOpsCancel(a *app) *cobra.Command {
+	var noWait bool
+	c := a.onOperation(&cobra.Command{Use: "cancel ID", Short: "Stop an operation and go back",
+		Long: "Stop an operation and go back to how it was before. Possible until the old server is fenced at the cutover."},
+		func(ctx context.Context, cl *client.Client, id string) error {
+			o, err := cl.Cancel(ctx, id)
+			if err != nil {
+				return err
+			}
+			if !noWait {
+				if o, err = a.followSteps(cl, o); err != nil {
+					return err
+				}
+			}
+			if o.State == sandglass.Succeeded {
+				return &sandglass.Error{Code: sandglass.CodeOperationTooLate, Op: "cancel", Message: "The " + string(o.Kind) + " was done before it could be cancelled.",
+					Remedy: "Go back with `sandglass undo " + o.Environment + "`."}
+			}
+			return a.print(o, func(w io.Writer) error {
+				text := "is cancelled; " + o.Environment + " is as it was"
+				if !o.State.Finished() {
+					text = "is being cancelled"
+				}
+				_, err := fmt.Fprintf(w, "The %s %s.\n", o.Kind, text)
+				return err
+			})
+		})
+	c.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until it has gone back")
+	return c
+}
+
+func newOpsLogs(a *app) *cobra.Command {
+	var out string
+	c := a.onOperation(&cobra.Command{Use: "logs ID", Short: "Fetch a zip of an operation's plan, findings and logs",
+		Long: "Fetch a zip of the plan, the findings, each step's log, PostgreSQL's logs and the timings. -o - writes it to the standard output."},
+		func(ctx context.Context, cl *client.Client, id string) error { return a.fetchLogs(ctx, cl, id, out) })
+	c.Flags().StringVarP(&out, "output", "o", "", "`file` to write (default: sandglass-ID.zip)")
+	return c
+}
+
+// fetchLogs writes the zip whole or not at all.
+func (a *app) fetchLogs(ctx context.Context, cl *client.Client, id, out string) error {
+	if out == "-" {
+		return cl.Logs(ctx, id, a.stdout)
+	}
+	if out == "" {
+		out = "sandglass-" + id + ".zip"
+	}
+	f, err := os.CreateTemp(filepath.Dir(out), ".sandglass-*.zip")
+	if err != nil {
+		return usage("Name a file that can be written with -o.", "The logs can't be written: %v.", err)
+	}
+	err = cl.Logs(ctx, id, f)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), out)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	a.say("%s", out)
+	return nil
+}

@@ -1,0 +1,171 @@
+package main
+
+// sandglass peek: a sealed, read-only copy of a moment, for reading lost rows.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+	"sandglass/client"
+)
+
+func newPeek(a *app) *cobra.Command {
+	var m momentFlags
+	var f peekFlags
+	c := &cobra.Command{Use: "peek SOURCE", Short: "Open a moment read-only, to read lost rows from it", Args: takes("SOURCE"), ValidArgsFunction: a.environments(""),
+		Long: `Open a sealed, read-only copy of a moment, with production's data as it was, and print the
+psql line for it. It is for reading lost rows: nothing in it was neutralized, so a reason
+is asked for and kept. Ctrl-C or the end of its time closes it and leaves nothing behind.
+
+  sandglass peek prod --at "yesterday 10:42" --reason "orders deleted by mistake"`,
+		RunE: func(c *cobra.Command, args []string) error { return a.peek(c.Context(), args[0], m, f) }}
+	m.flags(c)
+	c.Flags().StringVar(&f.reason, "reason", "", "`why` it is opened; kept with it")
+	c.Flags().DurationVar(&f.ttl, "ttl", time.Hour, "how long it stays open at most")
+	c.Flags().BoolVar(&f.detach, "no-wait", false, "leave it open and return; `sandglass peek end` closes it")
+	acceptFlag(c, &f.accept)
+	c.AddCommand(newPeekList(a), newPeekEnd(a))
+	return c
+}
+
+type peekFlags struct {
+	reason string
+	ttl    time.Duration
+	detach bool
+	accept []string
+}
+
+func (a *app) peek(ctx context.Context, source string, m momentFlags, f peekFlags) error {
+	if f.reason == "" {
+		return usage("Say why with --reason; it is kept with the peek.", "The reason is missing.")
+	}
+	if f.ttl < time.Minute {
+		return usage("Use at least 1m.", "A peek of %s is too short.", f.ttl)
+	}
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	zone, err := a.zoneOf(ctx, cl, source)
+	if err != nil {
+		return err
+	}
+	moment, err := m.moment(zone, a.now())
+	if err != nil {
+		return err
+	}
+	r := sandglass.Request{Kind: sandglass.KindPeek, Environment: source, Moment: &moment, Reason: f.reason, TTL: sandglass.Duration(f.ttl), Accept: codes(f.accept)}
+	plan, err := cl.Plan(ctx, r)
+	if err != nil {
+		return err
+	}
+	if plan.Stopped() {
+		if !a.json {
+			findings(a.stdout, "", plan.Findings)
+		}
+		return stopped(r, plan)
+	}
+	a.say("%s", planTitle(r, plan, zone))
+	o, err := cl.Start(ctx, r)
+	if err != nil {
+		return err
+	}
+	if o, err = a.followSteps(cl, o); err != nil {
+		return err
+	}
+	if err := operationError(o); err != nil {
+		return err
+	}
+	return a.holdPeek(cl, o.ID, zone, f.detach)
+}
+
+// holdPeek tells how to connect, and holds the peek open until Ctrl-C or its end.
+func (a *app) holdPeek(cl *client.Client, id string, zone *time.Location, detach bool) error {
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Stop(interrupts)
+	p, err := cl.Peek(a.base, id)
+	if err != nil {
+		return err
+	}
+	err = a.print(p, func(w io.Writer) error {
+		fmt.Fprintf(w, "\nOpen, read-only, until %s:\n\n  %s\n\n", both(p.Connection.Until.Truncate(time.Second), zone), shellLine(p.Connection.PSQL))
+		if detach {
+			fmt.Fprintf(w, "Close it with: sandglass peek end %s\n", p.ID)
+		} else {
+			fmt.Fprintln(w, "Ctrl-C closes it.")
+		}
+		return nil
+	})
+	if err != nil || detach {
+		return err
+	}
+	left := time.NewTimer(p.Connection.Until.Sub(a.now()))
+	defer left.Stop()
+	select {
+	case <-interrupts:
+		a.say("")
+	case <-a.base.Done():
+	case <-left.C:
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.base), time.Minute)
+	defer cancel()
+	err = cl.EndPeek(ctx, id)
+	if e, ok := errors.AsType[*sandglass.Error](err); ok && e.Code == sandglass.CodeOperationUnknown {
+		err = nil // its time was over, and serve has closed it
+	}
+	if err == nil {
+		a.say("Closed; nothing is left of it.")
+	}
+	return err
+}
+
+func newPeekList(a *app) *cobra.Command {
+	return &cobra.Command{Use: "ls", Short: "List open peeks", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
+		cl, err := a.client()
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		all, err := cl.Peeks(c.Context())
+		if err != nil {
+			return err
+		}
+		return a.print(all, func(w io.Writer) error {
+			if len(all) == 0 {
+				_, err := fmt.Fprintln(w, "No peek is open.")
+				return err
+			}
+			var rows [][]string
+			for _, p := range all {
+				rows = append(rows, []string{p.ID, p.Environment, p.Moment, p.AskedBy, p.Connection.Until.UTC().Format(time.DateTime), p.Reason})
+			}
+			return table(w, []string{"id", "source", "moment", "by", "until (UTC)", "reason"}, rows)
+		})
+	}}
+}
+
+func newPeekEnd(a *app) *cobra.Command {
+	return &cobra.Command{Use: "end ID", Short: "Close a peek", Args: takes("ID"), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			if err := cl.EndPeek(c.Context(), args[0]); err != nil {
+				return err
+			}
+			a.say("Closed; nothing is left of it.")
+			return nil
+		}}
+}

@@ -1,0 +1,208 @@
+package main
+
+// sandglass restore, refresh, undo and release.
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+	"sandglass/client"
+)
+
+// asking are the flags of an operation that is planned, shown and confirmed before it starts.
+type asking struct {
+	waiting
+	plan, yes bool
+	accept    []string
+	reason    string
+}
+
+func (f *asking) flags(c *cobra.Command) {
+	f.waiting.flags(c)
+	c.Flags().BoolVar(&f.plan, "plan", false, "print the plan and change nothing")
+	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask for the target's name")
+	c.Flags().StringVar(&f.reason, "reason", "", "`why`; kept with the operation")
+	acceptFlag(c, &f.accept)
+}
+
+// acceptFlag is --accept, which may be repeated.
+func acceptFlag(c *cobra.Command, to *[]string) {
+	c.Flags().StringArrayVar(to, "accept", nil, "accept the warning or waivable refusal of this `code`; may be repeated")
+}
+
+func codes(texts []string) []sandglass.Code {
+	var all []sandglass.Code
+	for _, t := range texts {
+		all = append(all, sandglass.Code(t))
+	}
+	return all
+}
+
+func newRestore(a *app) *cobra.Command {
+	var f asking
+	var m momentFlags
+	var source string
+	c := &cobra.Command{Use: "restore TARGET", Short: "Bring a moment of a production into a sandbox", Args: takes("TARGET"), ValidArgsFunction: a.environments(sandglass.Sandbox),
+		Long: `Bring a moment of a recorded environment into a sandbox. The plan is printed first, and
+starts when the target's name is typed. The target stays online until its replacement is
+proven; any failure leaves it as it was; the state before it is kept for ` + "`sandglass undo`" + `.
+
+A time without a zone is read in the source's declared zone:
+
+  sandglass restore uat --from prod --at "2026-11-22 10:42"
+  sandglass restore uat --from prod --at "yesterday 10:42" --plan
+  sandglass restore uat --from prod --xid 81236 --before --yes`,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.restore(c.Context(), sandglass.Request{Kind: sandglass.KindRestore, Environment: args[0], Source: source}, m, f)
+		}}
+	c.Flags().StringVar(&source, "from", "", "`environment` to restore from (default: the target's server.source)")
+	_ = c.RegisterFlagCompletionFunc("from", a.environmentFlag("")) // the flag exists
+	m.flags(c)
+	f.flags(c)
+	return c
+}
+
+// restore finds the source's zone, reads the moment in it, and asks.
+func (a *app) restore(ctx context.Context, r sandglass.Request, m momentFlags, f asking) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if r.Source == "" {
+		target, err := cl.Environment(ctx, r.Environment)
+		if err != nil {
+			return err
+		}
+		if target.Server == nil || target.Server.Source == "" {
+			if target.Kind == sandglass.Production { // the refusal that matters more than the missing flag
+				_, err := cl.Plan(ctx, r)
+				if err != nil {
+					return err
+				}
+			}
+			return usage("Name it with --from, or declare server.source.", "%s declares no source to restore from.", r.Environment)
+		}
+		r.Source = target.Server.Source
+	}
+	zone, err := a.zoneOf(ctx, cl, r.Source)
+	if err != nil {
+		return err
+	}
+	moment, err := m.moment(zone, a.now())
+	if err != nil {
+		return err
+	}
+	r.Moment = &moment
+	return a.ask(ctx, cl, r, zone, f)
+}
+
+func newRefresh(a *app) *cobra.Command {
+	var f asking
+	var source string
+	c := &cobra.Command{Use: "refresh TARGET", Short: "Bring the newest moment of its source into a sandbox", Args: takes("TARGET"), ValidArgsFunction: a.environments(sandglass.Sandbox),
+		Long: "Bring the newest moment of its source into a sandbox: `sandglass restore TARGET --latest`.",
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.restore(c.Context(), sandglass.Request{Kind: sandglass.KindRefresh, Environment: args[0], Source: source}, momentFlags{latest: true}, f)
+		}}
+	c.Flags().StringVar(&source, "from", "", "`environment` to restore from (default: the target's server.source)")
+	_ = c.RegisterFlagCompletionFunc("from", a.environmentFlag("")) // the flag exists
+	f.flags(c)
+	return c
+}
+
+func newUndo(a *app) *cobra.Command {
+	var f asking
+	var volume string
+	c := &cobra.Command{Use: "undo TARGET", Short: "Go back to the state before the last restore", Args: takes("TARGET"), ValidArgsFunction: a.environments(sandglass.Sandbox),
+		Long: "Go back to the state before the last restore, or with --to to another kept state (`sandglass volume ls`). It\ntakes seconds, and can itself be undone.",
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			zone, err := a.zoneOf(c.Context(), cl, args[0])
+			if err != nil {
+				return err
+			}
+			return a.ask(c.Context(), cl, sandglass.Request{Kind: sandglass.KindUndo, Environment: args[0], Volume: volume}, zone, f)
+		}}
+	c.Flags().StringVar(&volume, "to", "", "kept `volume` to go back to (default: the latest)")
+	f.flags(c)
+	return c
+}
+
+func newRelease(a *app) *cobra.Command {
+	var wait waiting
+	c := &cobra.Command{Use: "release ENV", Short: "Open a held sandbox to everybody", Args: takes("ENV"), ValidArgsFunction: a.environments(sandglass.Sandbox),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.do(c.Context(), sandglass.Request{Kind: sandglass.KindRelease, Environment: args[0]}, wait)
+		}}
+	wait.flags(c)
+	return c
+}
+
+// ask plans the request, shows the plan, has it confirmed, starts it and follows it.
+func (a *app) ask(ctx context.Context, cl *client.Client, r sandglass.Request, zone *time.Location, f asking) error {
+	r.Accept, r.Reason = codes(f.accept), f.reason
+	if !f.plan && !f.yes && (a.json || !terminal(a.stdin)) {
+		return usage("Add --yes, or --plan to see the plan first.", "There is no terminal to confirm the %s on.", r.Kind)
+	}
+	plan, err := cl.Plan(ctx, r)
+	if err != nil {
+		return err
+	}
+	if f.plan || !a.json {
+		if err := a.print(plan, func(w io.Writer) error { return showPlan(w, r, plan, zone) }); err != nil {
+			return err
+		}
+	}
+	if plan.Stopped() {
+		return stopped(r, plan)
+	}
+	if f.plan {
+		return nil
+	}
+	if !f.yes {
+		if err := a.confirm(r.Environment); err != nil {
+			return err
+		}
+	}
+	a.say("")
+	return a.startAndFollow(ctx, cl, r, f.waiting, zone)
+}
+
+// do starts an operation that needs no plan or confirmation, and follows it.
+func (a *app) do(ctx context.Context, r sandglass.Request, wait waiting) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	zone, err := a.zoneOf(ctx, cl, r.Environment)
+	if err != nil {
+		return err
+	}
+	return a.startAndFollow(ctx, cl, r, wait, zone)
+}
+
+// stopped is the refusal of a plan that preflight stopped: that of its first stop, counted.
+func stopped(r sandglass.Request, p sandglass.Plan) error {
+	n, e := 0, &sandglass.Error{Code: sandglass.CodePreflight, Op: "plan " + string(r.Kind)}
+	for _, f := range p.Findings {
+		if f.Level != sandglass.Stop {
+			continue
+		}
+		if n++; n == 1 {
+			e.Remedy = f.Remedy
+		}
+	}
+	e.Message = fmt.Sprintf("The %s is refused: %s in its plan. Nothing was changed.", r.Kind, count(n, "stop"))
+	return e
+}

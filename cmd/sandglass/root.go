@@ -1,0 +1,148 @@
+package main
+
+// The tree of commands, and the checks of arguments they share.
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+)
+
+const rootHelp = `Sandglass records production PostgreSQL servers, and brings any moment of them into
+a sandbox: recovered sealed, cut over in a second or two, and undoable for days.
+
+Begin with ` + "`sandglass init`, `sandglass serve` and `sandglass apply -f FILE`" + `.
+
+Exit codes:
+  0    done
+  1    failed and rolled back
+  2    usage: the command or a file is not right
+  3    refused before anything was changed
+  4    not found
+  5    the control plane or production can't be reached
+  6    not allowed
+  7    the repository or its key is missing, foreign or damaged
+  8    somebody else is at it; try again later
+  9    a fault of Sandglass itself
+  130  cancelled
+
+Environment:
+  SANDGLASS_STATE       the state folder, as --state
+  SANDGLASS_SERVER      the control plane's address over TCP, as --server
+  SANDGLASS_TOKEN_FILE  the file with the token for it, as --token-file`
+
+// newRoot builds the tree.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use: "sandglass", Short: "Restore any moment of a production PostgreSQL into a sandbox", Long: rootHelp,
+		SilenceErrors: true, SilenceUsage: true, Args: noSuchCommand, RunE: showHelp,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
+	f := root.PersistentFlags()
+	f.StringVar(&a.state, "state", "", "state `folder` of the control plane (default /var/lib/sandglass for root)")
+	f.StringVar(&a.server, "server", "", "`address` of a control plane over TCP, such as http://host:7411")
+	f.StringVar(&a.tokenFile, "token-file", "", "`file` with the token for --server")
+	f.BoolVar(&a.json, "json", false, "print JSON, in the API's types")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage("See `"+c.CommandPath()+" --help`.", "%s.", upperFirst(err.Error()))
+	})
+	root.AddCommand(newInit(a), newServe(a), newApply(a), newEnv(a), newConnect(a), newRecord(a), newWindow(a), newMoment(a), newCommits(a),
+		newRestore(a), newRefresh(a), newUndo(a), newRelease(a), newPeek(a), newVolume(a), newOps(a), newRepo(a), newDoctor(a), newDemo(a), newVersion(a))
+	return root
+}
+
+// group is a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{Use: use, Short: short, Args: noSuchCommand, RunE: showHelp}
+	g.AddCommand(commands...)
+	return g
+}
+
+func showHelp(c *cobra.Command, _ []string) error { return c.Help() }
+
+// noSuchCommand refuses words that name no command below c.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	remedy := "See `" + c.CommandPath() + " --help`."
+	c.SuggestionsMinimumDistance = 2
+	if s := c.SuggestionsFor(args[0]); len(s) > 0 {
+		remedy = "Did you mean `" + c.CommandPath() + " " + s[0] + "`?"
+	}
+	return usage(remedy, "There is no command `%s %s`.", c.CommandPath(), args[0])
+}
+
+// takes checks that the named arguments are there; those in brackets may be left out.
+func takes(names ...string) cobra.PositionalArgs {
+	least := 0
+	for _, n := range names {
+		if !strings.HasPrefix(n, "[") {
+			least++
+		}
+	}
+	return func(c *cobra.Command, args []string) error {
+		if len(args) >= least && len(args) <= len(names) {
+			return nil
+		}
+		use := strings.TrimSpace(c.CommandPath() + " " + strings.Join(names, " "))
+		if len(args) < least {
+			return usage("Use it as `"+use+"`.", "%s is missing.", names[len(args)])
+		}
+		return usage("Use it as `"+use+"`.", "%q is one argument too many.", args[len(names)])
+	}
+}
+
+// completionTime is how long a shell completion may ask the control plane.
+const completionTime = time.Second
+
+// environments completes the first argument with the names of environments of a kind, "" for all.
+func (a *app) environments(kind sandglass.Kind) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.environmentNames(c.Context(), kind), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// environmentFlag is environments for a flag.
+func (a *app) environmentFlag(kind sandglass.Kind) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return a.environmentNames(c.Context(), kind), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func (a *app) environmentNames(ctx context.Context, kind sandglass.Kind) []string {
+	cl, err := a.client()
+	if err != nil {
+		return nil
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, completionTime)
+	defer cancel()
+	all, err := cl.Environments(ctx)
+	if err != nil {
+		return nil // a completion that can't be had is not worth a message
+	}
+	var names []string
+	for _, e := range all {
+		if kind == "" || e.Kind == kind {
+			names = append(names, fmt.Sprintf("%s\t%s", e.Name, e.Kind))
+		}
+	}
+	return names
+}
+
+func upperFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}

@@ -1,0 +1,227 @@
+package main
+
+// Waiting for an operation: what every command that starts one does afterwards.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+	"sandglass/client"
+)
+
+// waiting are the flags of commands that start an operation.
+type waiting struct{ noWait bool }
+
+func (w *waiting) flags(c *cobra.Command) {
+	c.Flags().BoolVar(&w.noWait, "no-wait", false, "start it and do not wait for its end")
+}
+
+// startAndFollow starts the operation and follows it to its end.
+func (a *app) startAndFollow(ctx context.Context, cl *client.Client, r sandglass.Request, wait waiting, zone *time.Location) error {
+	o, err := cl.Start(ctx, r)
+	if err != nil {
+		return err
+	}
+	if wait.noWait {
+		return a.print(o, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "Operation %s has begun. Watch it with: sandglass ops watch %s\n", o.ID, o.ID)
+			return err
+		})
+	}
+	return a.follow(cl, o, zone)
+}
+
+// The patience of following: how long one question may wait, and how long a control plane may be away (it restarts).
+const (
+	longPoll   = 25 * time.Second
+	patience   = 2 * time.Minute
+	retryEvery = time.Second
+)
+
+// follow shows an operation until it has finished. Ctrl-C asks whether to cancel; a second one leaves it running.
+func (a *app) follow(cl *client.Client, o sandglass.Operation, zone *time.Location) error {
+	o, err := a.followSteps(cl, o)
+	if err != nil {
+		return err
+	}
+	if err := a.print(o, func(w io.Writer) error { return showEnd(w, o, zone) }); err != nil {
+		return err
+	}
+	return operationError(o)
+}
+
+// followSteps is follow without the end's summary.
+func (a *app) followSteps(cl *client.Client, o sandglass.Operation) (sandglass.Operation, error) {
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Stop(interrupts)
+	view := a.newView()
+	defer view.line.end()
+	updates, stop := a.updates(cl, o)
+	defer stop()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		view.show(o, a.now())
+		if o.State.Finished() {
+			return o, nil
+		}
+		select {
+		case u := <-updates:
+			switch {
+			case u.err != nil:
+				return o, u.err
+			case u.away:
+				view.note("The control plane is away; the operation goes on when it is back.")
+			default:
+				o = u.operation
+			}
+		case <-tick.C:
+		case <-interrupts:
+			view.line.end()
+			if err := a.interrupted(cl, o, interrupts); err != nil {
+				return o, err
+			}
+		}
+	}
+}
+
+// update is what is newly known of an operation.
+type update struct {
+	operation sandglass.Operation
+	away      bool
+	err       error
+}
+
+// updates asks for the operation again and again until it has finished; stop ends and awaits the asking.
+func (a *app) updates(cl *client.Client, o sandglass.Operation) (<-chan update, func()) {
+	ctx, cancel := context.WithCancel(a.base)
+	out, done := make(chan update), make(chan struct{})
+	send := func(u update) bool {
+		select {
+		case out <- u:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	go func() {
+		defer close(done)
+		var away time.Time // since when nobody answers
+		for version := o.Version; ; {
+			next, err := cl.Wait(ctx, o.ID, version, longPoll)
+			switch {
+			case err == nil:
+				away, version = time.Time{}, next.Version
+				if !send(update{operation: next}) || next.State.Finished() {
+					return
+				}
+			case sandglass.CodeOf(err) == sandglass.CodeServeUnreachable && (away.IsZero() || time.Since(away) < patience):
+				if away.IsZero() {
+					away = time.Now()
+				}
+				if !send(update{away: true}) {
+					return
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(retryEvery):
+				}
+			default:
+				send(update{err: err})
+				return
+			}
+		}
+	}()
+	return out, func() { cancel(); <-done }
+}
+
+// interrupted is Ctrl-C: ask whether to cancel. The error ends the following.
+func (a *app) interrupted(cl *client.Client, o sandglass.Operation, interrupts <-chan os.Signal) error {
+	leave := func() error {
+		fmt.Fprintf(a.stderr, "It goes on. Watch it with: sandglass ops watch %s\n", o.ID)
+		return exitCode(sandglass.ExitCancelled)
+	}
+	if !terminal(a.stdin) || a.json {
+		return leave()
+	}
+	fmt.Fprintf(a.stderr, "Cancel the %s and go back? y cancels, n goes on watching, Ctrl-C leaves it running: ", o.Kind)
+	answer, err := a.readAnswer(interrupts)
+	if errors.Is(err, errInterrupted) {
+		fmt.Fprintln(a.stderr)
+		return leave()
+	}
+	if err != nil {
+		return err
+	}
+	if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
+		return nil
+	}
+	if _, err := cl.Cancel(a.base, o.ID); err != nil {
+		e := sandglass.AsError(err)
+		fmt.Fprintf(a.stderr, "%s [%s]\n", e.Message, e.Code)
+	}
+	return nil
+}
+
+// operationError is the error of an operation that did not succeed; nothing else is said of it but this.
+func operationError(o sandglass.Operation) error {
+	switch {
+	case o.State == sandglass.Succeeded || !o.State.Finished():
+		return nil
+	case o.State == sandglass.Cancelled:
+		return &sandglass.Error{Code: sandglass.CodeCancelled, Message: fmt.Sprintf("The %s was cancelled; %s is as it was.", o.Kind, o.Environment)}
+	case o.Error != nil:
+		return o.Error
+	}
+	return &sandglass.Error{Code: sandglass.CodeInternal, Message: fmt.Sprintf("The %s failed without saying why.", o.Kind),
+		Remedy: "Look at its logs: sandglass ops logs " + o.ID}
+}
+
+// showEnd writes the summary of a finished operation.
+func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location) error {
+	took := ""
+	if !o.Began.IsZero() && !o.Ended.IsZero() {
+		took = " in " + span(o.Ended.Sub(o.Began))
+	}
+	switch o.State {
+	case sandglass.Succeeded:
+		fmt.Fprintf(w, "\nDone%s.\n", took)
+	case sandglass.Failed:
+		fmt.Fprintf(w, "\nFailed%s; %s is as it was. Logs: sandglass ops logs %s\n", took, o.Environment, o.ID)
+	default:
+		return nil
+	}
+	var r sandglass.Result
+	if o.State != sandglass.Succeeded || len(o.Result) == 0 || json.Unmarshal(o.Result, &r) != nil {
+		return nil // other kinds have other results
+	}
+	if r.Moment != "" {
+		fmt.Fprintf(w, "%s shows %s.\n", o.Environment, r.Moment)
+	}
+	if r.Unreachable > 0 {
+		fmt.Fprintf(w, "%s could not be reached for %s.\n", o.Environment, seconds(r.Unreachable))
+	}
+	if r.Kept != "" {
+		until := ""
+		if !r.UndoUntil.IsZero() {
+			until = ", until " + both(r.UndoUntil.Truncate(time.Second), zone)
+		}
+		fmt.Fprintf(w, "Back to the state before: sandglass undo %s%s\n", o.Environment, until)
+	}
+	if r.Held {
+		fmt.Fprintf(w, "Only the administrator may connect until: sandglass release %s\n", o.Environment)
+	}
+	findings(w, "  ", r.Findings)
+	return nil
+}
