@@ -39,7 +39,7 @@ func drawIndex(t *rapid.T) *wal.Index {
 	}
 	x := &wal.Index{Major: rapid.IntRange(14, 18).Draw(t, "major"), Timeline: sandglass.TimelineID(u32.Draw(t, "tli")), SegmentSize: 1 << 24, Start: start,
 		From: start + 8, End: start + 4096, Whole: rapid.Bool().Draw(t, "whole"), RunStart: sandglass.LSN(u64.Draw(t, "run")),
-		Notable: sandglass.LSN(u64.Draw(t, "notable")), NextXID: u64.Draw(t, "next"), OldestXID: u64.Draw(t, "oldest")}
+		Notable: sandglass.LSN(u64.Draw(t, "notable")), LastEnded: 1 << 30, LastCommit: sandglass.LSN(u64.Draw(t, "commit")), NextXID: u64.Draw(t, "next"), OldestXID: u64.Draw(t, "oldest")}
 	if rapid.Bool().Draw(t, "records") {
 		x.First, x.Last, x.LastTime, x.HighTime = start, start+24, drawTime(t), drawTime(t)
 	}

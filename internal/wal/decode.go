@@ -172,6 +172,10 @@ func (x *Indexer) transaction(r *Record, f *fields) {
 		x.current.Relations = append(x.current.Relations, RelationChange{LSN: r.LSN, XID: t.XID, Kind: RelationDropped, Relation: relationAt(dropped)})
 	}
 	x.current.Transactions = append(x.current.Transactions, t)
+	x.current.LastEnded = r.LSN
+	if !t.Aborted {
+		x.current.LastCommit = r.LSN
+	}
 	x.tick(r.LSN, t.Time)
 }
 

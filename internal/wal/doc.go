@@ -37,6 +37,7 @@
 //	lsn lsn            from, end (see Index; these two are a section)
 //	olsn olsn          first and last record start
 //	uint uint          start of the run, newest notable segment of the run before this one (0 for none); full positions
+//	uint uint          start of the run's last commit or abort up to the segment's end, and of its last commit (0 for none); full positions
 //	time time          time of the run's last commit or abort, the highest since the clock last stepped back (with the two above: a section)
 //	uint uint          next and oldest running transaction number, with epoch; 0 where not known
 //	list               ends of transactions: flags (1 aborted, 2 prepared, 4 a database follows, 8 subtransactions follow);

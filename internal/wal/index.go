@@ -30,9 +30,12 @@ type Index struct {
 	RunStart sandglass.LSN
 	// Notable is the start of the newest earlier segment of the run whose index IsNotable; zero when none is.
 	Notable sandglass.LSN
-	// LastTime is the time of the run's last commit or abort up to the end of this segment,
-	// HighTime the highest of the run since the clock last stepped back; zero when there was none.
-	LastTime, HighTime time.Time
+	// LastEnded and LastTime are the start and time of the run's last commit or abort up to the end of this segment,
+	// LastCommit is the start of its last commit; zero when there was none.
+	LastEnded, LastCommit sandglass.LSN
+	LastTime              time.Time
+	// HighTime is the run's highest time of a commit or abort since the clock last stepped back, up to the end of this segment.
+	HighTime time.Time
 	// NextXID is the lowest transaction number, with its epoch, above all that the run has seen in use; zero
 	// until the run's first checkpoint. OldestXID is the oldest one that was running when the
 	// run's last xl_running_xacts record was written; every lower one had ended. Zero when not known.

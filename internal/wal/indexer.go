@@ -58,6 +58,7 @@ func NewIndexer(c Config) *Indexer {
 	x.current = &Index{RunStart: c.Start}
 	if p := c.Previous; p != nil && p.Whole && p.Start+sandglass.LSN(p.SegmentSize) == c.Start {
 		x.current.RunStart, x.current.LastTime, x.current.HighTime = p.RunStart, p.LastTime, p.HighTime
+		x.current.LastEnded, x.current.LastCommit = p.LastEnded, p.LastCommit
 		x.current.NextXID, x.current.OldestXID = p.NextXID, p.OldestXID
 		x.notable = p.Notable
 		if p.IsNotable() {
@@ -131,7 +132,7 @@ func (x *Indexer) begin(seg sandglass.SegmentNo, run *Index) *Index {
 	start := seg.Start(x.config.SegmentSize)
 	return &Index{Major: x.config.Major, Timeline: x.config.Timeline, SegmentSize: x.config.SegmentSize,
 		Start: start, From: start, End: start, RunStart: run.RunStart, Notable: x.notable,
-		LastTime: run.LastTime, HighTime: run.HighTime, NextXID: run.NextXID, OldestXID: run.OldestXID}
+		LastEnded: run.LastEnded, LastCommit: run.LastCommit, LastTime: run.LastTime, HighTime: run.HighTime, NextXID: run.NextXID, OldestXID: run.OldestXID}
 }
 
 // advance finishes every segment before the one that holds lsn.
