@@ -190,6 +190,14 @@ func (c *Cluster) end(how syscall.Signal) error {
 	return nil
 }
 
+// MakeDir makes a folder that belongs to the server's user, for a tablespace.
+func (c *Cluster) MakeDir(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	return c.owner.own(path)
+}
+
 // Remove ends the server at once and removes its folder.
 func (c *Cluster) Remove() error {
 	if err := c.Kill(); err != nil {

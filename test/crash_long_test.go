@@ -1,0 +1,14 @@
+//go:build long
+
+package test
+
+import (
+	"testing"
+
+	"sandglass"
+)
+
+// The whole crash matrix: before and after each step of restore, undo and refresh.
+func TestCrashes(t *testing.T) {
+	matrix(t, func(sandglass.OperationKind, string, string) bool { return true })
+}

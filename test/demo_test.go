@@ -1,0 +1,42 @@
+package test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"sandglass/internal/pgtest"
+)
+
+// The demo does the main job in under two minutes, checks it, and leaves nothing.
+func TestDemoOnce(t *testing.T) {
+	binary, err := build()
+	must(t, err)
+	parent, err := os.MkdirTemp("/tmp", "sg")
+	must(t, err)
+	defer os.RemoveAll(parent)
+	must(t, os.Chmod(parent, 0o755))
+	dir := filepath.Join(parent, "d")
+
+	var out bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), binary, "demo", "--once", "--dir", dir)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	begin := time.Now()
+	err = cmd.Run()
+	t.Logf("%s\n%s", time.Since(begin), &out)
+	if err != nil {
+		t.Fatalf("demo --once: %v", err)
+	}
+	if took := time.Since(begin); took > 2*time.Minute {
+		t.Errorf("the demo took %s", took)
+	}
+	if left := pgtest.ProcessesOf(parent); len(left) > 0 {
+		t.Errorf("processes are left: %v", left)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the demo's folder is left: %v", err)
+	}
+}
