@@ -1,0 +1,222 @@
+// Package control is what `sandglass serve` is: the metadata cluster, the engine, the recorders,
+// the supervisor of sandboxes and the API, brought up in order and taken down in reverse.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"filippo.io/age"
+	"golang.org/x/sync/errgroup"
+
+	"sandglass"
+	"sandglass/internal/db"
+	"sandglass/internal/engine"
+	"sandglass/internal/operation"
+	"sandglass/internal/repo"
+	"sandglass/internal/server"
+	"sandglass/internal/volume"
+	"sandglass/internal/web"
+)
+
+// Config is what a control plane is told; `sandglass serve` fills it from config.yaml and flags.
+type Config struct {
+	State       string   // the state folder
+	Repository  string   // the repository's folder
+	Key         string   // file with the age identity
+	Listen      string   // TCP address of the API; "": the Unix socket only
+	TokenFile   string   // of the TCP API
+	MetadataURL string   // the team's own PostgreSQL; "": a private cluster in the state folder
+	Binaries    []string // folders with PostgreSQL binaries, before the usual places
+	ServerUser  string   // operating system user of servers; "": postgres, or ourselves when not root
+	Host        string   // name of this host; "": what the system says
+	Executable  string   // our own binary; "": os.Executable
+	Version     string
+	Log         *slog.Logger
+	Ready       func() // called once the API answers; may be nil
+}
+
+// Control is a running control plane; it speaks for every part of the API.
+type Control struct {
+	Config
+	db        *db.DB
+	engine    *engine.Engine
+	host      *operation.Host
+	repo      *repo.Repository
+	store     *repo.Folder
+	recorders *recorders
+}
+
+// Run brings the control plane up and serves until ctx ends. Sandboxes outlive it.
+func Run(ctx context.Context, c Config) error {
+	if c.Host == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("read host name: %w", err)
+		}
+		c.Host = name
+	}
+	if err := c.folders(); err != nil {
+		return err
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	control := &Control{Config: c}
+	if err := control.openRepository(ctx); err != nil {
+		return err
+	}
+	owner, err := server.ServerOwner(c.ServerUser)
+	if err != nil {
+		return err
+	}
+	url, stopMetadata, err := c.startMetadata(ctx, owner)
+	if err != nil {
+		return err
+	}
+	defer stopMetadata()
+	if control.db, err = db.Open(ctx, url, c.Log); err != nil {
+		return err
+	}
+	defer control.db.Close()
+	if err := control.build(owner); err != nil {
+		return err
+	}
+	return control.serve(ctx)
+}
+
+// folders makes the state folder's parts. Servers' owner passes through the state folder, and reads nothing in it.
+func (c *Config) folders() error {
+	if err := os.MkdirAll(c.State, 0o711); err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	for name, mode := range map[string]os.FileMode{"bin": 0o755, "ops": 0o700, "recorder": 0o700, "volumes": 0o711, "meta": 0o711} {
+		path := filepath.Join(c.State, name)
+		if err := errors.Join(os.MkdirAll(path, mode), os.Chmod(path, mode)); err != nil {
+			return fmt.Errorf("make state folder: %w", err)
+		}
+	}
+	return c.copyExecutable()
+}
+
+// copyExecutable puts our binary where servers' owner can execute it, under a name of its content's
+// size and time, so that a server in recovery keeps the one it was started with.
+func (c *Config) copyExecutable() error {
+	if c.Executable == "" {
+		path, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find our own binary: %w", err)
+		}
+		c.Executable = path
+	}
+	info, err := os.Stat(c.Executable)
+	if err != nil {
+		return fmt.Errorf("find our own binary: %w", err)
+	}
+	path := filepath.Join(c.State, "bin", fmt.Sprintf("sandglass-%x-%x", info.Size(), info.ModTime().UnixNano()))
+	if _, err := os.Stat(path); err == nil {
+		c.Executable = path
+		return nil
+	}
+	in, err := os.Open(c.Executable)
+	if err != nil {
+		return fmt.Errorf("copy our own binary: %w", err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		return fmt.Errorf("copy our own binary: %w", err)
+	}
+	_, err = io.Copy(out, in)
+	if err = errors.Join(err, out.Chmod(0o755), out.Close()); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return fmt.Errorf("copy our own binary: %w", err)
+	}
+	c.Executable = path
+	return nil
+}
+
+// openRepository opens the repository with the key, when it is there.
+func (c *Control) openRepository(ctx context.Context) error {
+	store, err := repo.NewFolder(c.Repository)
+	if err != nil {
+		return err
+	}
+	keys, err := readKey(c.Key)
+	if err != nil {
+		return err
+	}
+	c.store = store
+	c.repo, err = repo.Open(ctx, store, keys)
+	return err
+}
+
+// readKey reads the age identity; without one, nothing can be restored.
+func readKey(path string) (repo.Keys, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return repo.Keys{}, &sandglass.Error{Code: sandglass.CodeKeyMissing, Op: "read key", Err: err,
+			Message: fmt.Sprintf("The repository's key %s can't be read.", path),
+			Remedy:  "Put back the key that `sandglass init` made; without it the repository can't be read."}
+	}
+	defer f.Close()
+	identities, err := age.ParseIdentities(f)
+	if err != nil {
+		return repo.Keys{}, &sandglass.Error{Code: sandglass.CodeKeyWrong, Op: "read key", Err: err,
+			Message: fmt.Sprintf("%s is not an age identity.", path), Remedy: "Put back the key that `sandglass init` made."}
+	}
+	keys := repo.Keys{Identities: identities}
+	for _, id := range identities {
+		if x, ok := id.(*age.X25519Identity); ok {
+			keys.Recipients = append(keys.Recipients, x.Recipient())
+		}
+	}
+	return keys, nil
+}
+
+// build puts the parts together.
+func (c *Control) build(owner server.Owner) error {
+	c.recorders = newRecorders(c)
+	c.host = &operation.Host{Name: c.Host, DB: c.db, Repository: c.repo, Recorders: c.recorders, Owner: owner, Helper: c.Executable,
+		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), owner.UID, owner.GID, c.Log), Folders: c.Binaries, Log: c.Log}
+	var err error
+	c.engine, err = engine.New(engine.Config{DB: c.db, Host: c.Host, Dir: filepath.Join(c.State, "ops"), Log: c.Log,
+		Workflows: c.host.Workflows(), Finished: c.record})
+	return err
+}
+
+// serve runs everything until ctx ends or a part fails.
+func (c *Control) serve(ctx context.Context) error {
+	api, err := web.Listen(web.Config{Socket: filepath.Join(c.State, "api.sock"), Listen: c.Listen, TokenFile: c.TokenFile, Version: c.Version, Log: c.Log,
+		Parts: web.Parts{Environments: environments{c}, Operations: operations{c}, Recordings: c, Windows: windows{c}, Volumes: volumes{c},
+			Repository: repository{c}, Peeks: peeks{c}, Doctor: doctor{c}}})
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.supervise(ctx) })
+	group.Go(func() error { return c.recorders.run(ctx) })
+	group.Go(func() error { return c.engine.Run(ctx) })
+	group.Go(func() error { return api.Serve(ctx) })
+	c.Log.Info("serving", "socket", filepath.Join(c.State, "api.sock"), "listen", c.Listen, "host", c.Host)
+	if c.Ready != nil {
+		c.Ready()
+	}
+	err = group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// logger is a part's log.
+func (c *Control) logger(part string) *slog.Logger { return c.Log.With("part", part) }

@@ -1,0 +1,102 @@
+// The private metadata cluster, and the lock of the state folder.
+
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sandglass"
+	"sandglass/internal/server"
+)
+
+// lock sees that one process at a time serves a state folder.
+func (c *Config) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(c.State, "serve.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, &sandglass.Error{Code: sandglass.CodeEnvironmentBusy, Op: "lock state folder", Err: err,
+			Message: fmt.Sprintf("Another `sandglass serve` already uses %s.", c.State), Remedy: "Stop it first, or name another state folder with --state."}
+	}
+	return func() { f.Close() }, nil
+}
+
+// startMetadata starts the private metadata cluster, or finds it running, and gives its URL. With
+// a URL in the configuration it only passes that on.
+func (c *Config) startMetadata(ctx context.Context, owner server.Owner) (string, func(), error) {
+	if c.MetadataURL != "" {
+		return c.MetadataURL, func() {}, nil
+	}
+	config, err := c.metadataConfig(ctx, owner)
+	if err != nil {
+		return "", nil, err
+	}
+	if _, err := os.Stat(filepath.Join(config.Data, "PG_VERSION")); errors.Is(err, fs.ErrNotExist) {
+		c.Log.Info("making the metadata cluster", "folder", config.Data, "major", config.Binaries.Major)
+		if err := server.InitDB(ctx, config, server.InitOptions{}); err != nil {
+			return "", nil, err
+		}
+	}
+	p, err := server.Adopt(ctx, config)
+	if errors.Is(err, server.ErrNotRunning) {
+		p, err = server.Start(ctx, config)
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	if err := p.Ready(ctx); err != nil {
+		p.Close()
+		return "", nil, err
+	}
+	stop := func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if err := p.Stop(ctx, server.Fast); err != nil {
+			c.Log.Error("the metadata cluster did not stop", "error", err)
+		}
+		p.Close()
+	}
+	u := url.URL{Scheme: "postgres", User: url.User(server.Role), Path: "/postgres",
+		RawQuery: url.Values{"host": {config.Run}, "port": {strconv.Itoa(server.Port)}, "application_name": {"sandglass"}}.Encode()}
+	return u.String(), stop, nil
+}
+
+// metadataConfig pins the major that the cluster was made with.
+func (c *Config) metadataConfig(ctx context.Context, owner server.Owner) (server.Config, error) {
+	dir := filepath.Join(c.State, "meta")
+	config := server.Config{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Log: filepath.Join(dir, "log", "postgresql.log"), Owner: owner, Helper: c.Executable}
+	found, err := server.Find(ctx, c.Binaries...)
+	if err != nil {
+		return config, err
+	}
+	major := 0
+	if text, err := os.ReadFile(filepath.Join(config.Data, "PG_VERSION")); err == nil {
+		major, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+	} else {
+		for m := range found {
+			major = max(major, m)
+		}
+	}
+	if major == 0 {
+		major = server.MaxMajor
+	}
+	config.Binaries, err = server.Pick(found, major)
+	if err != nil {
+		return config, err
+	}
+	config.Settings = server.MetaSettings(major)
+	return config, nil
+}

@@ -1,0 +1,166 @@
+// What the API says and does of operations, windows and the repository.
+
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sandglass"
+	"sandglass/internal/db"
+	"sandglass/internal/engine"
+	"sandglass/internal/operation"
+	"sandglass/internal/repo"
+	"sandglass/internal/window"
+)
+
+type operations struct{ *Control }
+
+func (c operations) Plan(ctx context.Context, r sandglass.Request) (sandglass.Plan, error) {
+	return c.host.Plan(ctx, r)
+}
+
+// Start makes the plan, refuses with its first stop, and records the operation.
+func (c operations) Start(ctx context.Context, r sandglass.Request, by string) (sandglass.Operation, error) {
+	e, err := c.environment(ctx, r.Environment)
+	if err != nil {
+		return sandglass.Operation{}, err
+	}
+	if busy, err := c.db.Unfinished(ctx, r.Environment); err != nil || busy != "" && r.Kind != sandglass.KindPeek {
+		if err == nil {
+			err = db.Busy(r.Environment, busy)
+		}
+		return sandglass.Operation{}, err
+	}
+	if err := operation.Check(e, r); err != nil {
+		return sandglass.Operation{}, err
+	}
+	plan, err := c.host.Plan(ctx, r)
+	if err != nil {
+		return sandglass.Operation{}, err
+	}
+	if refusal := operation.Refusal(&plan); refusal != nil {
+		return sandglass.Operation{}, refusal
+	}
+	if r.Source == "" && e.Declaration.Server != nil && (r.Kind == sandglass.KindRestore || r.Kind == sandglass.KindRefresh) {
+		r.Source = e.Declaration.Server.Source
+	}
+	return c.engine.Start(ctx, r, by, &plan)
+}
+
+func (c operations) List(ctx context.Context, q sandglass.OperationQuery) ([]sandglass.Operation, error) {
+	if q.Limit == 0 {
+		q.Limit = 50
+	}
+	return c.engine.List(ctx, q.Environment, q.Limit)
+}
+
+func (c operations) Wait(ctx context.Context, id string, after int64) (sandglass.Operation, error) {
+	return c.engine.Wait(ctx, id, after)
+}
+
+func (c operations) Cancel(ctx context.Context, id, by string) (sandglass.Operation, error) {
+	return c.engine.Cancel(ctx, id, by)
+}
+
+// Logs writes the zip: of this host's folder, or, once that is gone, of the repository.
+func (c operations) Logs(ctx context.Context, id string, w io.Writer) error {
+	if _, err := c.engine.Get(ctx, id); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(c.State, "ops", id)); err == nil {
+		return c.engine.Logs(ctx, id, w)
+	}
+	zip, err := c.repo.OperationLog(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer zip.Close()
+	_, err = io.Copy(w, zip)
+	return err
+}
+
+// record puts a finished operation and its logs into the repository: the history outlives this host.
+func (c *Control) record(ctx context.Context, run *engine.Run) error {
+	if err := c.repo.PutOperation(ctx, run.Operation); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(c.State, ".log-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := c.engine.Logs(ctx, run.Operation.ID, f); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return c.repo.PutOperationLog(ctx, run.Operation.ID, f)
+}
+
+type windows struct{ *Control }
+
+func (c windows) Window(ctx context.Context, name string) (sandglass.Window, error) {
+	e, err := c.environment(ctx, name)
+	if err != nil {
+		return sandglass.Window{}, err
+	}
+	return window.Compute(ctx, c.repo, e.Declaration, c.recorders.Live(name))
+}
+
+func (c windows) Resolve(ctx context.Context, name string, m sandglass.Moment) (sandglass.Range, error) {
+	e, err := c.environment(ctx, name)
+	if err != nil {
+		return sandglass.Range{}, err
+	}
+	return window.Resolve(ctx, c.repo, e.Declaration, m, c.recorders.Live(name))
+}
+
+type repository struct{ *Control }
+
+// Info says what the repository holds.
+func (c repository) Info(ctx context.Context) (sandglass.RepositoryInfo, error) {
+	return c.repo.Info(ctx)
+}
+
+func (c repository) PlanPrune(ctx context.Context) (sandglass.PrunePlan, error) {
+	all, err := c.db.Environments(ctx)
+	if err != nil {
+		return sandglass.PrunePlan{}, err
+	}
+	keep := map[string]time.Duration{}
+	for _, e := range all {
+		keep[e.Declaration.Name] = time.Duration(e.Declaration.WithDefaults().Retention)
+	}
+	plan, err := c.repo.PlanPrune(ctx, func(env string) time.Duration {
+		if d, ok := keep[env]; ok {
+			return d
+		}
+		return -1 // not declared here: not ours to judge
+	}, time.Now())
+	if err != nil {
+		return sandglass.PrunePlan{}, err
+	}
+	return *plan, nil
+}
+
+func (c repository) ExecutePrune(ctx context.Context, id, by string, progress func(sandglass.Progress)) (sandglass.PrunePlan, error) {
+	if err := c.db.Audit(ctx, db.AuditRow{Who: by, What: "repo.prune " + id}); err != nil {
+		return sandglass.PrunePlan{}, err
+	}
+	plan, err := c.repo.ExecutePrune(ctx, id, progress)
+	if err != nil {
+		return sandglass.PrunePlan{}, err
+	}
+	return *plan, nil
+}
+
+func (c repository) Verify(ctx context.Context, again bool, progress func(sandglass.Progress)) (sandglass.VerifyReport, error) {
+	return c.repo.Verify(ctx, repo.VerifyOptions{State: filepath.Join(c.State, "verified"), Again: again}, progress)
+}

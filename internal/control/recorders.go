@@ -1,0 +1,333 @@
+// The recorders of this host: goroutines that serve owns, each under an advisory lock for its
+// environment, so that two control planes never record the same one.
+
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"sandglass"
+	"sandglass/internal/db"
+	"sandglass/internal/operation"
+	"sandglass/internal/pg"
+	"sandglass/internal/recorder"
+	"sandglass/internal/window"
+)
+
+// lookAgain is how often wishes are compared with what runs, when nothing told of a change.
+const lookAgain = 5 * time.Second
+
+type recorders struct {
+	control *Control
+	changed chan struct{}
+
+	mu       sync.Mutex
+	sessions map[string]*session
+	paused   map[string]bool
+}
+
+// session is one running recorder.
+type session struct {
+	recorder *recorder.Recorder
+	declared string // the declaration it was started with
+	stop     context.CancelFunc
+	done     chan struct{}
+}
+
+var _ operation.Recorders = (*recorders)(nil)
+
+func newRecorders(c *Control) *recorders {
+	return &recorders{control: c, changed: make(chan struct{}, 1), sessions: map[string]*session{}, paused: map[string]bool{}}
+}
+
+// run keeps what runs as it is wished, until ctx ends; then it ends every recorder and waits for it.
+func (r *recorders) run(ctx context.Context) error {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	defer r.stopAll()
+	for {
+		if err := r.reconcile(ctx); err != nil && ctx.Err() == nil {
+			r.control.Log.Error("recorders could not be looked after", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-r.changed:
+		}
+	}
+}
+
+// wake makes run look now.
+func (r *recorders) wake() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (r *recorders) reconcile(ctx context.Context) error {
+	environments, err := r.control.db.Environments(ctx)
+	if err != nil {
+		return err
+	}
+	wished := map[string]bool{}
+	for _, e := range environments {
+		e.Declaration = e.Declaration.WithDefaults()
+		name := e.Declaration.Name
+		if !e.Recording || e.Declaration.Recording == nil || (e.Declaration.Kind == sandglass.Sandbox && (e.Volume == "" || e.Server != db.WishRunning)) {
+			continue
+		}
+		wished[name] = true
+		if err := r.ensure(ctx, e); err != nil {
+			return fmt.Errorf("start recorder of %s: %w", name, err)
+		}
+	}
+	r.mu.Lock()
+	var over []*session
+	for name, s := range r.sessions {
+		if !wished[name] || r.paused[name] {
+			over = append(over, s)
+			delete(r.sessions, name)
+		}
+	}
+	r.mu.Unlock()
+	for _, s := range over {
+		s.stop()
+		<-s.done
+	}
+	return nil
+}
+
+// ensure starts the environment's recorder unless it runs with this very declaration.
+func (r *recorders) ensure(ctx context.Context, e db.Environment) error {
+	name := e.Declaration.Name
+	declared := fmt.Sprintf("%+v %+v %s %s", *e.Declaration.Recording, e.Declaration.Accept, e.Volume, e.Incarnation)
+	r.mu.Lock()
+	old := r.sessions[name]
+	if r.paused[name] || old != nil && old.declared == declared {
+		r.mu.Unlock()
+		return nil
+	}
+	delete(r.sessions, name)
+	r.mu.Unlock()
+	if old != nil {
+		old.stop()
+		<-old.done
+	}
+	config, err := r.config(ctx, e)
+	if err != nil {
+		return err
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &session{recorder: recorder.New(config), declared: declared, stop: stop, done: make(chan struct{})}
+	r.mu.Lock()
+	r.sessions[name] = s
+	r.mu.Unlock()
+	go func() {
+		defer close(s.done)
+		if err := r.underLock(running, name, s.recorder); err != nil && running.Err() == nil {
+			config.Log.Error("the recorder ended", "error", err)
+		}
+		r.mu.Lock()
+		if r.sessions[name] == s {
+			delete(r.sessions, name) // run starts another
+		}
+		r.mu.Unlock()
+	}()
+	return nil
+}
+
+// config is what the recorder of an environment is told.
+func (r *recorders) config(ctx context.Context, e db.Environment) (recorder.Config, error) {
+	c := recorder.Config{Environment: e.Declaration, Repository: r.control.repo, Dir: filepath.Join(r.control.State, "recorder", e.Declaration.Name),
+		Log: r.control.Log.With("environment", e.Declaration.Name, "part", "recorder")}
+	if e.Declaration.Kind == sandglass.Sandbox {
+		server, err := r.control.host.Sandbox(ctx, e)
+		if err != nil {
+			return c, err
+		}
+		c.Target = &pg.Target{Conninfo: fmt.Sprintf("host='%s' port=%d user=%s", server.Run, server.Port, operation.Role)}
+		c.Incarnation = e.Incarnation
+	}
+	return c, nil
+}
+
+// underLock runs a recorder while it holds the environment's advisory lock.
+func (r *recorders) underLock(ctx context.Context, name string, rec *recorder.Recorder) error {
+	conn, err := r.control.db.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock(hashtextextended($1, 0))`, "sandglass recorder "+name); err != nil {
+		return fmt.Errorf("lock the recording: %w", err)
+	}
+	return rec.Run(ctx)
+}
+
+func (r *recorders) stopAll() {
+	r.mu.Lock()
+	all := r.sessions
+	r.sessions = map[string]*session{}
+	r.mu.Unlock()
+	for _, s := range all {
+		s.stop()
+	}
+	for _, s := range all {
+		<-s.done
+	}
+}
+
+func (r *recorders) get(name string) *recorder.Recorder {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sessions[name]; s != nil {
+		return s.recorder
+	}
+	return nil
+}
+
+// Live is the newest the environment's recorder knows; nil when it does not record.
+func (r *recorders) Live(environment string) window.Live {
+	if rec := r.get(environment); rec != nil {
+		return rec
+	}
+	return nil
+}
+
+// Pause ends the environment's recorder and waits for it.
+func (r *recorders) Pause(ctx context.Context, environment string) error {
+	r.mu.Lock()
+	r.paused[environment] = true
+	s := r.sessions[environment]
+	delete(r.sessions, environment)
+	r.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	s.stop()
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Resume lets the environment be recorded again.
+func (r *recorders) Resume(environment string) {
+	r.mu.Lock()
+	delete(r.paused, environment)
+	r.mu.Unlock()
+	r.wake()
+}
+
+// status is what the environment's recorder says of itself.
+func (r *recorders) status(e db.Environment) *sandglass.RecorderStatus {
+	if rec := r.get(e.Declaration.Name); rec != nil {
+		s := rec.Status()
+		return &s
+	}
+	if e.Declaration.Kind == sandglass.Sandbox && e.Declaration.Recording == nil {
+		return nil
+	}
+	return &sandglass.RecorderStatus{State: sandglass.RecorderOff}
+}
+
+// StartRecording checks the safety rules, wishes the recording on and lets it begin.
+func (c *Control) StartRecording(ctx context.Context, name string, accept []sandglass.Code, by string) ([]sandglass.Finding, error) {
+	e, err := c.environment(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if e.Declaration.Recording == nil {
+		return nil, &sandglass.Error{Code: sandglass.CodeUsage, Op: "start recording", Message: name + " declares no recording.",
+			Remedy: "Add a recording section to its declaration and apply it."}
+	}
+	var findings []sandglass.Finding
+	if e.Declaration.Kind == sandglass.Production {
+		e.Declaration.Accept = append(e.Declaration.Accept, accept...)
+		findings = recorder.Check(ctx, e.Declaration)
+		for _, f := range findings {
+			if f.Level == sandglass.Stop {
+				return findings, &sandglass.Error{Code: f.Code, Op: "start recording", Message: f.Message, Remedy: f.Remedy}
+			}
+		}
+		if len(accept) > 0 { // the recorder checks again at every connection
+			if _, err := c.db.ApplyEnvironment(ctx, e.Declaration); err != nil {
+				return findings, err
+			}
+		}
+	}
+	if err := c.wishRecording(ctx, name, true, by); err != nil {
+		return findings, err
+	}
+	return findings, nil
+}
+
+func (c *Control) wishRecording(ctx context.Context, name string, on bool, by string) error {
+	err := c.db.Do(ctx, func(tx *db.Tx) error {
+		if err := tx.UpdateEnvironment(ctx, name, func(e *db.Environment) error { e.Recording = on; return nil }); err != nil {
+			return err
+		}
+		what := map[bool]string{true: "record.start", false: "record.stop"}[on]
+		return tx.Audit(ctx, db.AuditRow{Who: by, What: what, Environment: name})
+	})
+	c.recorders.wake()
+	return err
+}
+
+// StopRecording ends the recording and drops the slot, or says how to.
+func (c *Control) StopRecording(ctx context.Context, name, by string) ([]sandglass.Finding, error) {
+	e, err := c.environment(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.wishRecording(ctx, name, false, by); err != nil {
+		return nil, err
+	}
+	if err := c.recorders.Pause(ctx, name); err != nil {
+		return nil, err
+	}
+	defer c.recorders.Resume(name)
+	return c.dropSlot(ctx, e), nil
+}
+
+// dropSlot lets production forget us; what stands in the way comes back as a finding with the SQL.
+func (c *Control) dropSlot(ctx context.Context, e db.Environment) []sandglass.Finding {
+	if e.Declaration.Recording == nil || e.Declaration.Kind == sandglass.Sandbox && e.Volume == "" {
+		return nil
+	}
+	config, err := c.recorders.config(ctx, e)
+	if err == nil {
+		err = recorder.DropSlot(ctx, config)
+	}
+	if err == nil || sandglass.CodeOf(err) == sandglass.CodeSlotMissing {
+		return nil
+	}
+	said := sandglass.AsError(err)
+	return []sandglass.Finding{{Code: said.Code, Level: sandglass.Warning, Message: said.Message, Remedy: said.Remedy}}
+}
+
+// TakeImage asks for an image now.
+func (c *Control) TakeImage(ctx context.Context, name, by string) error {
+	if _, err := c.environment(ctx, name); err != nil {
+		return err
+	}
+	rec := c.recorders.get(name)
+	if rec == nil {
+		return &sandglass.Error{Code: sandglass.CodeUsage, Op: "take image", Message: name + " is not being recorded.",
+			Remedy: "Start the recording first: sandglass record start " + name}
+	}
+	if err := c.db.Audit(ctx, db.AuditRow{Who: by, What: "record.image", Environment: name}); err != nil {
+		return err
+	}
+	return rec.TakeImage(ctx)
+}

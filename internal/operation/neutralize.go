@@ -1,0 +1,161 @@
+// Steps 4 to 6 of a restore: what only the recovered copy can answer, the policy, and its proof.
+
+package operation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sandglass"
+	"sandglass/internal/db"
+	"sandglass/internal/engine"
+	"sandglass/internal/policy"
+)
+
+// copyOf is the staging server of an operation with what the policy is told about it.
+func (h *Host) copyOf(ctx context.Context, run *engine.Run) (policy.Staging, policy.Input, db.Environment, error) {
+	m, err := engine.Load[memory](run)
+	if err != nil {
+		return policy.Staging{}, policy.Input{}, db.Environment{}, err
+	}
+	e, img, err := h.sealedFor(ctx, run, m)
+	if err != nil {
+		return policy.Staging{}, policy.Input{}, db.Environment{}, err
+	}
+	c, err := h.stagingConfig(ctx, m, e, img)
+	if err != nil {
+		return policy.Staging{}, policy.Input{}, db.Environment{}, err
+	}
+	p, err := ensureRunning(ctx, c) // it may have died with a reboot
+	if err != nil {
+		return policy.Staging{}, policy.Input{}, db.Environment{}, err
+	}
+	p.Close()
+	target, origin, err := h.environments(ctx, run.Request)
+	in := policy.Input{Run: run.Operation.ID, Source: origin.Declaration, Environment: target.Declaration, Progress: run.Progress}
+	return policyServer(c, run.Log), in, target, err
+}
+
+// inspect asks the copy. A stop discards it; a warning is recorded.
+func (h *Host) inspect(ctx context.Context, run *engine.Run) error {
+	st, in, _, err := h.copyOf(ctx, run)
+	if err != nil {
+		return err
+	}
+	findings, facts, err := policy.Inspect(ctx, st, in)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(run.Dir, "inspect.json", map[string]any{"findings": findings, "facts": facts}); err != nil {
+		return err
+	}
+	return h.judge(ctx, run, findings, slices.Concat(run.Request.Accept, in.Environment.Accept))
+}
+
+// judge adds findings to the plan and fails with the first stop.
+func (h *Host) judge(ctx context.Context, run *engine.Run, findings []sandglass.Finding, accepted []sandglass.Code) error {
+	plan := run.Operation.Plan
+	if plan == nil {
+		plan = &sandglass.Plan{}
+	}
+	var stop *sandglass.Error
+	for _, f := range findings {
+		f.Accepted = f.Level == sandglass.Warning && slices.Contains(accepted, f.Code)
+		run.Log.Info("finding", "code", f.Code, "level", f.Level, "accepted", f.Accepted, "message", f.Message)
+		if f.Level != sandglass.OK && !slices.Contains(plan.Findings, f) {
+			plan.Findings = append(plan.Findings, f)
+		}
+		if f.Level == sandglass.Stop && stop == nil {
+			stop = &sandglass.Error{Code: f.Code, Op: run.Step, Message: f.Message, Remedy: f.Remedy}
+		}
+	}
+	if err := run.SetPlan(ctx, plan); err != nil {
+		return err
+	}
+	if stop != nil {
+		return stop
+	}
+	return nil
+}
+
+// neutralize applies the policy, with what the target keeps read from its running server.
+func (h *Host) neutralize(ctx context.Context, run *engine.Run) error {
+	st, in, target, err := h.copyOf(ctx, run)
+	if err != nil {
+		return err
+	}
+	if in.Target, err = h.readTarget(ctx, target); err != nil {
+		return err
+	}
+	report, err := policy.Neutralize(ctx, st, in)
+	if err != nil {
+		return err
+	}
+	for _, r := range report.Rules {
+		run.Log.Info("rule", "rule", r.Rule, "database", r.Database, "rows", r.Rows, "seconds", r.Seconds, "notes", strings.Join(r.Notes, "; "))
+	}
+	for _, what := range report.NotReapplied {
+		run.Log.Warn("not given to the copy", "what", what)
+	}
+	return writeJSON(run.Dir, "neutralize.json", report)
+}
+
+// readTarget reads what the sandbox keeps of its own; nil when it is empty or down.
+func (h *Host) readTarget(ctx context.Context, target db.Environment) (*policy.Target, error) {
+	if target.Volume == "" {
+		return nil, nil
+	}
+	c, err := h.Sandbox(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	p, err := running(ctx, c)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	defer p.Close()
+	return policy.ReadTarget(ctx, connector(c))
+}
+
+// prove asks every assertion; anything red is a failure.
+func (h *Host) prove(ctx context.Context, run *engine.Run) error {
+	st, in, target, err := h.copyOf(ctx, run)
+	if err != nil {
+		return err
+	}
+	if in.Target, err = h.readTarget(ctx, target); err != nil {
+		return err
+	}
+	findings, err := policy.Prove(ctx, st, in)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(run.Dir, "prove.json", findings); err != nil {
+		return err
+	}
+	return h.judge(ctx, run, findings, nil)
+}
+
+// writeJSON puts a document among the operation's logs.
+func writeJSON(dir, name string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, name), append(text, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+func readJSON[T any](dir, name string) (v T) {
+	if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+		_ = json.Unmarshal(text, &v) // a report that can't be read is left out of the result
+	}
+	return v
+}

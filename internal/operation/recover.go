@@ -1,0 +1,321 @@
+// Steps 2 and 3 of a restore: a volume of the nearest image, replayed in a sealed server to
+// exactly the moment, then promoted and made ours.
+
+package operation
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"sandglass"
+	"sandglass/internal/db"
+	"sandglass/internal/engine"
+	"sandglass/internal/policy"
+	"sandglass/internal/server"
+	"sandglass/internal/walserve"
+)
+
+// newVolumeID is short, because it is part of the path of Unix sockets.
+func newVolumeID() string { return strings.ToLower(rand.Text()[:8]) }
+
+// stage makes the volume. Its row is written before anything of it exists.
+func (h *Host) stage(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil {
+		return err
+	}
+	if m.Volume == "" {
+		m.Volume = newVolumeID()
+		if err := run.Save(ctx, m); err != nil {
+			return err
+		}
+	}
+	v := sandglass.Volume{ID: m.Volume, Environment: run.Request.Environment, Operation: run.Operation.ID, Driver: h.Volumes.Name(),
+		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Moment: momentText(run.Operation)}
+	if err := h.DB.InsertVolume(ctx, db.Volume{Volume: v, Host: h.Name}); err != nil {
+		return err
+	}
+	return h.copyImage(ctx, run, m)
+}
+
+// copyImage fetches the image into the volume; a complete volume is left as it is.
+func (h *Host) copyImage(ctx context.Context, run *engine.Run, m memory) error {
+	img, err := h.Repository.OpenImage(ctx, m.Range.Environment, m.Range.Incarnation, m.Range.Image)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	meter := newMeter(img.Bytes(), "bytes")
+	run.Log.Info("fetching image", "image", m.Range.Image, "bytes", img.Bytes(), "volume", m.Volume)
+	if err := h.Volumes.Create(ctx, m.Volume, img, func(done int64) { run.Progress(meter.at(done)) }); err != nil {
+		return err
+	}
+	run.Log.Info("image fetched", "seconds", meter.seconds())
+	return nil
+}
+
+// discard undoes stage: nothing of the volume stays, but the logs of its servers.
+func (h *Host) discard(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil || m.Volume == "" {
+		return err
+	}
+	return h.destroyVolume(ctx, m.Volume, run.Dir)
+}
+
+// destroyVolume stops whatever runs in a volume, keeps its servers' log in dir ("": nowhere) and removes it.
+func (h *Host) destroyVolume(ctx context.Context, id, dir string) error {
+	v, err := h.DB.Volume(ctx, id)
+	if sandglass.CodeOf(err) == sandglass.CodeVolumeUnknown {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v.State == sandglass.VolumeCurrent {
+		return fmt.Errorf("volume %s is the current one of %s and is not destroyed", id, v.Environment)
+	}
+	l := h.Volumes.Layout(id)
+	c := server.Config{Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"), Owner: h.Owner, Helper: h.Helper}
+	if err := ensureStopped(ctx, c, server.Immediate); err != nil {
+		return err
+	}
+	if err := server.Discard(ctx, c); err != nil {
+		return err
+	}
+	if dir != "" {
+		keepLog(c.Log, dir)
+	}
+	if err := h.Volumes.Destroy(ctx, id); err != nil {
+		return err
+	}
+	return h.DB.VolumeBecome(ctx, id, sandglass.VolumeGone, time.Time{})
+}
+
+// keepLog copies a server's log beside the operation's own. It is for people only, so that a
+// failure to copy it never stands in the way.
+func keepLog(log, dir string) {
+	if content, err := os.ReadFile(log); err == nil {
+		_ = os.WriteFile(filepath.Join(dir, "postgresql.log"), content, 0o600)
+	}
+}
+
+// recover replays the volume to the moment, sees that it was reached exactly, makes our own
+// superuser in single-user mode and starts the staging server.
+func (h *Host) recover(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil {
+		return err
+	}
+	e, img, err := h.sealedFor(ctx, run, m)
+	if err != nil {
+		return err
+	}
+	if !m.Recovered {
+		if err := h.replay(ctx, run, &m, e, img); err != nil {
+			return err
+		}
+	}
+	c, err := h.stagingConfig(ctx, m, e, img)
+	if err != nil {
+		return err
+	}
+	if p, err := running(ctx, c); err != nil || p != nil {
+		if p != nil {
+			defer p.Close()
+			return p.Ready(ctx)
+		}
+		return err
+	}
+	contact, err := policy.FirstContact(ctx, policyServer(c, run.Log))
+	if err != nil {
+		return err
+	}
+	run.Log.Info("first contact", "opened_databases", contact.Opened, "settings_removed", contact.Settings)
+	p, err := ensureRunning(ctx, c)
+	if err != nil {
+		return err
+	}
+	run.Log.Info("staging server is up", "sealed", p.Sealed())
+	p.Close()
+	return nil
+}
+
+// sealedFor is what the sealed servers of this operation need to know.
+func (h *Host) sealedFor(ctx context.Context, run *engine.Run, m memory) (sandglass.Environment, sandglass.Image, error) {
+	target, _, err := h.environments(ctx, run.Request)
+	if err != nil {
+		return sandglass.Environment{}, sandglass.Image{}, err
+	}
+	images, err := h.Repository.Images(ctx, m.Range.Environment, m.Range.Incarnation)
+	for _, img := range images {
+		if img.ID == m.Range.Image {
+			return target.Declaration, img, nil
+		}
+	}
+	if err != nil {
+		return sandglass.Environment{}, sandglass.Image{}, err
+	}
+	return sandglass.Environment{}, sandglass.Image{}, &sandglass.Error{Code: sandglass.CodeRepositoryDamaged, Op: "read image",
+		Message: fmt.Sprintf("Image %s is no longer in the repository.", m.Range.Image), Remedy: "Start the restore again; another image is chosen."}
+}
+
+// replay runs recovery. A replay that was interrupted is begun anew on a fresh volume: with
+// full_page_writes=off on production it could not be resumed on the same one.
+func (h *Host) replay(ctx context.Context, run *engine.Run, m *memory, e sandglass.Environment, img sandglass.Image) error {
+	c, err := h.recoveryConfig(ctx, *m, e, img)
+	if err != nil {
+		return err
+	}
+	if m.Replaying {
+		run.Log.Info("an earlier replay was interrupted; begun anew on a fresh volume")
+		if err := ensureStopped(ctx, c, server.Immediate); err != nil {
+			return err
+		}
+		if err := h.Volumes.Destroy(ctx, m.Volume); err != nil {
+			return err
+		}
+		if err := h.copyImage(ctx, run, *m); err != nil {
+			return err
+		}
+	}
+	src := source{h.Repository, m.Range, m.SegmentSize}
+	wal, err := walserve.Listen(src, walserve.Options{Socket: h.walSocket(m.Volume), Dir: filepath.Join(h.Volumes.Layout(m.Volume).Root, "wal"),
+		SegmentSize: m.SegmentSize, UID: h.Owner.UID, GID: h.Owner.GID, Last: src.lastSegment(), Log: run.Log})
+	if err != nil {
+		return err
+	}
+	defer wal.Close()
+	if err := server.PrepareRecovery(c); err != nil {
+		return err
+	}
+	m.Replaying = true
+	if err := run.Save(ctx, *m); err != nil {
+		return err
+	}
+	if err := h.replayTo(ctx, run, c, m, img); err != nil {
+		return err
+	}
+	m.Recovered = true
+	return run.Save(ctx, *m)
+}
+
+// replayTo starts the recovering server, waits for its promotion, sees where it ended and stops it.
+func (h *Host) replayTo(ctx context.Context, run *engine.Run, c server.Config, m *memory, img sandglass.Image) error {
+	run.Log.Info("replaying", "from", img.Redo, "stop", m.Range.Stop, "timeline", m.Range.Timeline)
+	p, err := server.Start(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		h.showReplay(run, p, *m, img, done)
+	}()
+	err = p.Ready(ctx)
+	close(done)
+	<-stopped
+	if err != nil {
+		return recoveryError(err)
+	}
+	if m.End, err = server.Recovered(c); err != nil {
+		return err
+	}
+	run.Log.Info("recovery ended", "last_record", m.End.Last, "timeline", m.End.Timeline)
+	if !m.Range.Contains(m.End.Last) || m.End.Last < m.Range.Stop {
+		return &sandglass.Error{Code: sandglass.CodeRecoveryFailed, Op: "recover",
+			Message: fmt.Sprintf("Recovery ended at %s, which is not the moment asked for (%s to %s).", m.End.Last, m.Range.From, m.Range.Until),
+			Remedy:  "Nothing was changed. Please report this with the operation's logs (sandglass ops logs)."}
+	}
+	return p.Stop(ctx, server.Fast)
+}
+
+// showReplay tells how much WAL is left until done is closed.
+func (h *Host) showReplay(run *engine.Run, p *server.Postmaster, m memory, img sandglass.Image, done <-chan struct{}) {
+	meter := newMeter(int64(m.Range.Stop)-int64(img.Redo), "bytes")
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+			if at, ok := p.Replayed(m.SegmentSize); ok {
+				run.Progress(meter.at(max(0, int64(at)-int64(img.Redo))))
+			}
+		}
+	}
+}
+
+// recoveryError says of a server that did not get through recovery what it means here.
+func recoveryError(err error) error {
+	if sandglass.CodeOf(err) != sandglass.CodeServerFailed {
+		return err
+	}
+	said := sandglass.AsError(err)
+	return &sandglass.Error{Code: sandglass.CodeRecoveryFailed, Op: "recover", Err: err, Message: "Recovery did not reach the moment. " + said.Message,
+		Remedy: "Nothing was changed in the sandbox. See the PostgreSQL log of the operation (sandglass ops logs)."}
+}
+
+// stopStaging undoes recover, as far as stage's undo needs it: nothing runs in the volume any more.
+func (h *Host) stopStaging(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil || m.Volume == "" {
+		return err
+	}
+	l := h.Volumes.Layout(m.Volume)
+	return ensureStopped(ctx, server.Config{Data: l.Data, Run: l.Run, Owner: h.Owner, Helper: h.Helper}, server.Immediate)
+}
+
+// preloadFor keeps of production's preload list what replay and SQL of a copy need: libraries
+// with resource managers or table access of their own (field/postgres.md 14).
+func preloadFor(production string) []string {
+	var keep []string
+	for name := range strings.SplitSeq(production, ",") {
+		switch name = strings.Trim(strings.TrimSpace(name), `"`); name {
+		case "timescaledb", "citus", "citus_columnar", "pg_tde", "rum":
+			keep = append(keep, name)
+		}
+	}
+	return keep
+}
+
+// setting is a number of production's settings; 0 when it is not known.
+func setting(img sandglass.Image, name string) int {
+	n, _ := strconv.Atoi(img.Settings[name])
+	return n
+}
+
+func momentText(o sandglass.Operation) string {
+	if o.Plan == nil {
+		return ""
+	}
+	return o.Plan.Moment.String()
+}
+
+// meter turns a count into progress with an expected time left.
+type meter struct {
+	total int64
+	unit  string
+	began time.Time
+}
+
+func newMeter(total int64, unit string) meter { return meter{total, unit, time.Now()} }
+
+func (t meter) seconds() float64 { return time.Since(t.began).Seconds() }
+
+func (t meter) at(done int64) sandglass.Progress {
+	p := sandglass.Progress{Done: min(done, t.total), Total: t.total, Unit: t.unit, ETA: -1}
+	if s := t.seconds(); done > 0 && s > 0.5 {
+		p.ETA = s * float64(t.total-p.Done) / float64(done)
+	}
+	return p
+}

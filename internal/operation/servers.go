@@ -1,0 +1,269 @@
+// The servers of a volume: how each is configured, found again, started and stopped.
+
+package operation
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"sandglass"
+	"sandglass/internal/db"
+	"sandglass/internal/policy"
+	"sandglass/internal/server"
+	"sandglass/internal/walserve"
+)
+
+// base is what every server on a volume has in common.
+func (h *Host) base(ctx context.Context, volumeID string, major int) (server.Config, error) {
+	found, err := server.Find(ctx, h.Folders...)
+	if err != nil {
+		return server.Config{}, err
+	}
+	binaries, err := server.Pick(found, major)
+	if err != nil {
+		return server.Config{}, err
+	}
+	l := h.Volumes.Layout(volumeID)
+	return server.Config{Binaries: binaries, Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"),
+		Owner: h.Owner, Helper: h.Helper}, nil
+}
+
+// seal closes the server in, as the environment declares.
+func (h *Host) seal(c server.Config, volumeID string, e sandglass.Environment) server.Config {
+	configOnly := e.Server != nil && e.Server.Seal == "config-only"
+	c.Seal = &server.Seal{Volume: h.Volumes.Layout(volumeID).Root, ReadOnly: []string{h.Helper}, ConfigOnly: configOnly}
+	return c
+}
+
+// recoveryConfig is of the sealed server that replays up to the moment.
+func (h *Host) recoveryConfig(ctx context.Context, m memory, e sandglass.Environment, img sandglass.Image) (server.Config, error) {
+	c, err := h.base(ctx, m.Volume, m.Major)
+	if err != nil {
+		return c, err
+	}
+	c = h.seal(c, m.Volume, e)
+	c.Settings = server.RecoverySettings(m.Major, server.Recovery{Range: m.Range, Minimums: img.Minimums,
+		RestoreCommand: walserve.RestoreCommand(h.Helper, h.walSocket(m.Volume)), Preload: preloadFor(img.Preload),
+		MaxSlots: setting(img, "max_replication_slots"), MaxOrigins: setting(img, "max_active_replication_origins")})
+	return c, nil
+}
+
+func (h *Host) walSocket(volumeID string) string {
+	return filepath.Join(h.Volumes.Layout(volumeID).Run, "wal.sock")
+}
+
+// stagingConfig is of the sealed server after its promotion.
+func (h *Host) stagingConfig(ctx context.Context, m memory, e sandglass.Environment, img sandglass.Image) (server.Config, error) {
+	c, err := h.base(ctx, m.Volume, m.Major)
+	if err != nil {
+		return c, err
+	}
+	c = h.seal(c, m.Volume, e)
+	c.Settings = server.StagingSettings(m.Major, img.Minimums.AtLeast(m.Range.Minimums), preloadFor(img.Preload))
+	return c, nil
+}
+
+// sandboxConfig is of the sandbox's own server, closed to everybody but us: its HBA is empty. See opened.
+func (h *Host) sandboxConfig(ctx context.Context, volumeID string, major int, e sandglass.Environment) (server.Config, error) {
+	c, err := h.base(ctx, volumeID, major)
+	if err != nil {
+		return c, err
+	}
+	c.Port = e.Server.Port
+	c.KeepAlterSystem = true
+	c.Settings, err = server.SandboxSettings(major, *e.Server, sandglass.Parameters{})
+	return c, err
+}
+
+// opened lets clients in: everybody the environment declares, or, while it is held, its administrator alone.
+func opened(c server.Config, e sandglass.Environment, held bool) server.Config {
+	if held {
+		administrator := `"` + e.Server.Administrator + `"`
+		c.HBA = []string{
+			"local all " + administrator + " scram-sha-256",
+			"host all " + administrator + " all scram-sha-256",
+		}
+		return c
+	}
+	c.HBA = e.Server.HBA
+	if len(c.HBA) == 0 {
+		c.HBA = []string{
+			"local all all scram-sha-256",
+			"host all all 127.0.0.1/32 scram-sha-256",
+			"host all all ::1/128 scram-sha-256",
+			"host all all samehost scram-sha-256",
+		}
+	}
+	return c
+}
+
+// Sandbox is the configuration of an environment's current server, as it stands open to its clients.
+func (h *Host) Sandbox(ctx context.Context, e db.Environment) (server.Config, error) {
+	v, err := h.DB.Volume(ctx, e.Volume)
+	if err != nil {
+		return server.Config{}, err
+	}
+	c, err := h.sandboxConfig(ctx, v.ID, v.Major, e.Declaration)
+	return opened(c, e.Declaration, e.Held), err
+}
+
+// running finds the server of the configuration; nil when none runs.
+func running(ctx context.Context, c server.Config) (*server.Postmaster, error) {
+	p, err := server.Adopt(ctx, c)
+	if errors.Is(err, server.ErrNotRunning) {
+		return nil, nil
+	}
+	return p, err
+}
+
+// ensureRunning finds or starts the server and waits until it accepts connections.
+func ensureRunning(ctx context.Context, c server.Config) (*server.Postmaster, error) {
+	p, err := running(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if p == nil {
+		if p, err = server.Start(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.Ready(ctx); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// ensureStopped stops the server of the configuration if one runs.
+func ensureStopped(ctx context.Context, c server.Config, mode server.StopMode) error {
+	p, err := running(ctx, c)
+	if err != nil || p == nil {
+		return err
+	}
+	defer p.Close()
+	return p.Stop(ctx, mode)
+}
+
+// policyServer is the policy's view of a server.
+func policyServer(c server.Config, log *slog.Logger) policy.Staging {
+	return policy.Staging{Connect: connector(c), Major: c.Binaries.Major, Log: log,
+		SingleUser: func(ctx context.Context, database string, sql ...string) (string, error) {
+			return server.SingleUser(ctx, c, database, sql...)
+		}}
+}
+
+// connector opens sessions of our own role on a server.
+func connector(c server.Config) policy.Connect {
+	return func(ctx context.Context, database string) (*pgx.Conn, error) { return server.Connect(ctx, c, database) }
+}
+
+// Role is our own superuser in every cluster that Sandglass runs.
+const Role = server.Role
+
+// locks has one lock for each environment: what starts and what stops its server take turns.
+type locks struct {
+	mu  sync.Mutex
+	all map[string]*sync.Mutex
+}
+
+func (l *locks) lock(name string) (unlock func()) {
+	l.mu.Lock()
+	if l.all == nil {
+		l.all = map[string]*sync.Mutex{}
+	}
+	if l.all[name] == nil {
+		l.all[name] = &sync.Mutex{}
+	}
+	m := l.all[name]
+	l.mu.Unlock()
+	m.Lock()
+	return m.Unlock
+}
+
+// Runs says whether the sandbox's current server runs.
+func (h *Host) Runs(ctx context.Context, e db.Environment) bool {
+	c, err := h.Sandbox(ctx, e)
+	if err != nil {
+		return false
+	}
+	p, err := running(ctx, c)
+	if err != nil || p == nil {
+		return false
+	}
+	p.Close()
+	return true
+}
+
+// KeepRunning starts the sandbox's server when it should run and does not. While an operation
+// starts, stops or swaps it, it is left alone.
+func (h *Host) KeepRunning(ctx context.Context, name string) error {
+	defer h.locks.lock(name)()
+	e, err := h.environment(ctx, name)
+	if err != nil || e.Volume == "" || e.Server != db.WishRunning || h.Runs(ctx, e) {
+		return err
+	}
+	id, err := h.DB.Unfinished(ctx, name)
+	if err != nil {
+		return err
+	}
+	if id != "" {
+		o, err := h.DB.Operation(ctx, id)
+		if err != nil || handlesServer(o.Operation) {
+			return err
+		}
+	}
+	h.Log.Info("starting sandbox", "environment", name)
+	return h.Open(ctx, e)
+}
+
+// handlesServer says whether the operation is at the sandbox's own server just now.
+func handlesServer(o sandglass.Operation) bool {
+	switch o.Kind {
+	case sandglass.KindStart, sandglass.KindStop, sandglass.KindRelease:
+		return true
+	}
+	for _, s := range o.Steps {
+		if s.Name == "cut over" && s.State != sandglass.Pending && s.State != sandglass.Done && s.State != sandglass.Undone {
+			return true
+		}
+	}
+	return false
+}
+
+// Databases are the databases of the sandbox's running server.
+func (h *Host) Databases(ctx context.Context, e db.Environment) ([]string, error) {
+	c, err := h.Sandbox(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return databases(ctx, c)
+}
+
+// RemoveSandbox stops the sandbox's server and removes all its volumes.
+func (h *Host) RemoveSandbox(ctx context.Context, e db.Environment) error {
+	if e.Declaration.Kind != sandglass.Sandbox {
+		return nil
+	}
+	defer h.locks.lock(e.Declaration.Name)()
+	volumes, err := h.DB.Volumes(ctx, e.Declaration.Name)
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if v.State == sandglass.VolumeCurrent {
+			if err := h.DB.VolumeBecome(ctx, v.ID, sandglass.VolumeStaging, time.Time{}); err != nil {
+				return err
+			}
+		}
+		if err := h.destroyVolume(ctx, v.ID, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
