@@ -38,6 +38,7 @@ func (x *Index) Marshal() []byte {
 	e.optional(x.Start, x.Last)
 	e.uint(uint64(x.RunStart))
 	e.uint(uint64(x.Notable))
+	e.uint(uint64(x.Named))
 	e.uint(uint64(x.LastEnded))
 	e.uint(uint64(x.LastCommit))
 	e.time(x.LastTime)
@@ -121,7 +122,7 @@ func Unmarshal(b []byte) (*Index, error) {
 	d.last = x.Start
 	x.From, x.End = d.lsn(), d.lsn()
 	x.First, x.Last = d.optional(x.Start), d.optional(x.Start)
-	x.RunStart, x.Notable = sandglass.LSN(d.uint()), sandglass.LSN(d.uint())
+	x.RunStart, x.Notable, x.Named = sandglass.LSN(d.uint()), sandglass.LSN(d.uint()), sandglass.LSN(d.uint())
 	x.LastEnded, x.LastCommit = sandglass.LSN(d.uint()), sandglass.LSN(d.uint())
 	x.LastTime, x.HighTime = d.time(), d.time()
 	x.NextXID, x.OldestXID = d.uint(), d.uint()

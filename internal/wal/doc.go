@@ -36,7 +36,8 @@
 //	flags              1: whole (every record that starts in the segment is in here)
 //	lsn lsn            from, end (see Index; these two are a section)
 //	olsn olsn          first and last record start
-//	uint uint          start of the run, newest notable segment of the run before this one (0 for none); full positions
+//	uint uint uint     start of the run; newest notable segment, and newest with a restore point, of the run before this one (0 for
+//	                   none): full positions
 //	uint uint          start of the run's last commit or abort up to the segment's end, and of its last commit (0 for none); full positions
 //	time time          time of the run's last commit or abort, the highest since the clock last stepped back (with the two above: a section)
 //	uint uint          next and oldest running transaction number, with epoch; 0 where not known

@@ -28,8 +28,8 @@ type Index struct {
 	// The run is the unbroken work of one Indexer, so what an index says of its run can be
 	// relied on from RunStart on and says nothing of what lies before.
 	RunStart sandglass.LSN
-	// Notable is the start of the newest earlier segment of the run whose index IsNotable; zero when none is.
-	Notable sandglass.LSN
+	// Notable is the start of the newest earlier segment of the run whose index IsNotable, Named that of the newest one with a restore point; zero when none is.
+	Notable, Named sandglass.LSN
 	// LastEnded and LastTime are the start and time of the run's last commit or abort up to the end of this segment,
 	// LastCommit is the start of its last commit; zero when there was none.
 	LastEnded, LastCommit sandglass.LSN
@@ -55,19 +55,9 @@ type Index struct {
 	Beats []sandglass.Beat
 }
 
-// IsNotable says whether the segment holds something that a restore across it must know of, other than
-// commits: a parameter or tablespace change, a restore point, a clock step, the end of a recovery.
-func (x *Index) IsNotable() bool {
-	if len(x.Parameters)+len(x.Tablespaces)+len(x.RestorePoints)+len(x.ClockSteps) > 0 {
-		return true
-	}
-	for _, c := range x.Checkpoints {
-		if c.Kind == EndOfRecovery {
-			return true
-		}
-	}
-	return false
-}
+// IsNotable says whether the segment holds something other than transactions that a restore across it
+// must know of: a parameter or tablespace change, or a step of the clock.
+func (x *Index) IsNotable() bool { return len(x.Parameters)+len(x.Tablespaces)+len(x.ClockSteps) > 0 }
 
 // Transaction is the end of one: a commit or abort record, also of a prepared transaction or a subtransaction's abort.
 type Transaction struct {

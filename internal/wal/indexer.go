@@ -39,7 +39,6 @@ type Indexer struct {
 	err    error
 
 	current  *Index // of the segment that records are being added to
-	notable  sandglass.LSN
 	highLSN  sandglass.LSN
 	finished []*Index
 
@@ -60,10 +59,7 @@ func NewIndexer(c Config) *Indexer {
 		x.current.RunStart, x.current.LastTime, x.current.HighTime = p.RunStart, p.LastTime, p.HighTime
 		x.current.LastEnded, x.current.LastCommit = p.LastEnded, p.LastCommit
 		x.current.NextXID, x.current.OldestXID = p.NextXID, p.OldestXID
-		x.notable = p.Notable
-		if p.IsNotable() {
-			x.notable = p.Start
-		}
+		x.current.Notable, x.current.Named = p.links()
 	}
 	x.current = x.begin(c.Start.Segment(c.SegmentSize), x.current)
 	x.current.From, x.current.End = c.Start, c.Start
@@ -131,8 +127,20 @@ func (x *Indexer) Tail() *Index {
 func (x *Indexer) begin(seg sandglass.SegmentNo, run *Index) *Index {
 	start := seg.Start(x.config.SegmentSize)
 	return &Index{Major: x.config.Major, Timeline: x.config.Timeline, SegmentSize: x.config.SegmentSize,
-		Start: start, From: start, End: start, RunStart: run.RunStart, Notable: x.notable,
+		Start: start, From: start, End: start, RunStart: run.RunStart, Notable: run.Notable, Named: run.Named,
 		LastEnded: run.LastEnded, LastCommit: run.LastCommit, LastTime: run.LastTime, HighTime: run.HighTime, NextXID: run.NextXID, OldestXID: run.OldestXID}
+}
+
+// links are what the index of the next segment says of earlier ones.
+func (x *Index) links() (notable, named sandglass.LSN) {
+	notable, named = x.Notable, x.Named
+	if x.IsNotable() {
+		notable = x.Start
+	}
+	if len(x.RestorePoints) > 0 {
+		named = x.Start
+	}
+	return notable, named
 }
 
 // advance finishes every segment before the one that holds lsn.
@@ -143,14 +151,13 @@ func (x *Indexer) advance(lsn sandglass.LSN) {
 		done.Rows = sortedRows(x.counts)
 		clear(x.rows)
 		x.counts, x.last = x.counts[:0], -1
-		if done.IsNotable() {
-			x.notable = done.Start
-		}
 		if done.First == 0 {
 			done.End = done.From
 		}
 		x.finished = append(x.finished, done)
-		x.current = x.begin(done.Start.Segment(x.config.SegmentSize)+1, done)
+		run := *done
+		run.Notable, run.Named = done.links()
+		x.current = x.begin(done.Start.Segment(x.config.SegmentSize)+1, &run)
 	}
 }
 
