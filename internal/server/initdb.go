@@ -119,7 +119,7 @@ func SingleUser(ctx context.Context, c Config, database string, sql ...string) (
 func singleUserError(c Config, said string) error {
 	bad := false
 	for line := range strings.SplitSeq(said, "\n") {
-		m := logLine.FindStringSubmatch(line)
+		m := parseLogLine(line)
 		bad = bad || m != nil && (m[1] == "ERROR" || m[1] == "FATAL" || m[1] == "PANIC")
 	}
 	// It greets whoever it lets in, "PostgreSQL stand-alone backend 15.14", before the first prompt.

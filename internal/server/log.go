@@ -38,12 +38,25 @@ func readTail(path string, from, size int64) (string, error) {
 // logLine splits a line of logPrefix: "2026-11-22 10:00:00.000 UTC [123] FATAL:  message".
 var logLine = regexp.MustCompile(`^\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] ([A-Z]+):  (.*)$`)
 
+func parseLogLine(line string) []string {
+	for strings.HasPrefix(line, prompt) {
+		line = line[len(prompt):]
+	}
+	return logLine.FindStringSubmatch(line)
+}
+
+// prompt is what single-user mode writes before it reads a statement.
+const prompt = "backend> "
+
+// telling are log messages below the level of an error that explain one.
+var telling = regexp.MustCompile(`^could not |^invalid value for parameter|^unrecognized configuration parameter|^parameter .* cannot be changed|^invalid (line|entry|connection type|authentication)|terminated by signal`)
+
 // problems are the last few errors in a log, without prefix, each with its detail; a line of a program
 // that is no log line of PostgreSQL (a loader's, a shell's) counts where nothing better is found.
 func problems(log string) []string {
 	var found, other []string
 	for line := range strings.SplitSeq(log, "\n") {
-		m := logLine.FindStringSubmatch(line)
+		m := parseLogLine(line)
 		switch {
 		case m == nil && strings.HasPrefix(line, "postgres: "):
 			found = append(found, strings.TrimPrefix(line, "postgres: ")) // before the log is set up
@@ -54,14 +67,13 @@ func problems(log string) []string {
 			found = append(found, m[2])
 		case m[1] == "DETAIL" && len(found) > 0:
 			found[len(found)-1] += " (" + m[2] + ")"
-		case m[1] == "LOG" && strings.HasPrefix(m[2], "could not "):
-			other = append(other, m[2])
-		case m[1] == "LOG" && strings.Contains(m[2], "terminated by signal"):
+		case m[1] == "LOG" && telling.MatchString(m[2]):
 			other = append(other, m[2])
 		}
 	}
-	if len(found) == 0 {
-		found = other
+	// A lone error may only say that there was one: "configuration file contains errors".
+	if len(found) <= 1 {
+		found = append(other[max(len(other)-2, 0):], found...)
 	}
 	return found[max(len(found)-3, 0):]
 }

@@ -116,7 +116,7 @@ func (c Config) runHelper(ctx context.Context, spec sealSpec, prepare func(*exec
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
 	said, err := io.ReadAll(io.LimitReader(r, 64<<10))
 	killed := !stop()
-	if err == nil && len(said) == 0 && !killed {
+	if err == nil && len(said) == 0 && !killed && len(spec.Args) > 0 {
 		return cmd, nil // the pipe was closed by exec
 	}
 	cmd.Process.Kill()

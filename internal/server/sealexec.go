@@ -101,7 +101,7 @@ type source struct {
 // buildView makes the file system the server sees, and leaves the host's.
 func (s sealSpec) buildView() error {
 	v := view{s, map[string]source{}}
-	for _, step := range []func() error{v.openSources, v.enterStage, v.showSystem, v.showDevices, v.showVolume, v.leaveHost} {
+	for _, step := range []func() error{v.openSources, v.enterStage, v.showDevices, v.showSystem, v.showVolume, v.leaveHost} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -204,7 +204,7 @@ func (v view) showDevices() error {
 		}
 	}
 	for _, m := range [][2]string{{"/dev/shm", "mode=1777,size=64m"}, {"/tmp", "mode=1777,size=256m"}} {
-		if err := os.Mkdir(newRoot+m[0], 0o755); err != nil {
+		if err := os.MkdirAll(newRoot+m[0], 0o755); err != nil {
 			return err
 		}
 		if err := mountTmpfs(newRoot+m[0], m[1]); err != nil {

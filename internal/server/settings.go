@@ -98,6 +98,8 @@ func SandboxSettings(major int, server sandglass.Server, min sandglass.Parameter
 		"max_locks_per_transaction": strconv.Itoa(max(min.MaxLocksPerXact, 64)),
 		"wal_level":                 "replica",
 		"password_encryption":       "scram-sha-256",
+		// A killed server leaves nothing outside its volume; a sandbox may prefer posix.
+		"dynamic_shared_memory_type": "mmap",
 	}
 	if s["listen_addresses"] == "" {
 		s["listen_addresses"] = "localhost"

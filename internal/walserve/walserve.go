@@ -158,6 +158,9 @@ func (s *Server) answer(c *net.UnixConn) error {
 	name := strings.TrimSuffix(line, "\n")
 	began := time.Now()
 	f, err := s.get(name)
+	if err != nil && s.ctx.Err() != nil {
+		return nil // no answer: the client asks whoever comes after us
+	}
 	reply := "absent"
 	switch {
 	case err != nil:

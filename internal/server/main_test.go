@@ -1,0 +1,289 @@
+// What the tests share: the test binary is its own helper, and a production to copy.
+
+package server_test
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"sandglass"
+	"sandglass/internal/server"
+	"sandglass/internal/volume"
+	"sandglass/internal/walserve"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case server.SealCommand:
+			os.Exit(server.SealMain(os.Args[2:]))
+		case walserve.ClientCommand:
+			os.Exit(walserve.ClientMain(os.Args[2:]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// tempDir is a short folder that the server's user can reach.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "sg")
+	must(t, err)
+	must(t, os.Chmod(dir, 0o711))
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func owner(t *testing.T) server.Owner {
+	t.Helper()
+	o, err := server.ServerOwner("")
+	must(t, err)
+	return o
+}
+
+// helper is a copy of the test binary that the server's user can run.
+func helper(t *testing.T, dir string) string {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	path := filepath.Join(dir, "sandglass")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	b, err := os.ReadFile(self)
+	must(t, err)
+	must(t, os.WriteFile(path, b, 0o755))
+	return path
+}
+
+// major is the PostgreSQL the tests run with: the newest found, unless a test names another.
+func binaries(t *testing.T) server.Binaries {
+	t.Helper()
+	var extra []string
+	if dir := os.Getenv("SANDGLASS_TEST_BINARIES"); dir != "" {
+		extra = append(extra, dir)
+	}
+	found, err := server.Find(testContext(t), extra...)
+	must(t, err)
+	if len(extra) > 0 {
+		for _, b := range found {
+			if b.Dir == extra[0] {
+				return b
+			}
+		}
+		t.Fatalf("nothing in %s", extra[0])
+	}
+	for major := server.MaxMajor; major >= server.MinMajor; major-- {
+		if b, ok := found[major]; ok {
+			return b
+		}
+	}
+	t.Skip("no PostgreSQL server binaries here")
+	return server.Binaries{}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// newCluster makes and starts a cluster, ended with the test.
+func newCluster(t *testing.T, dir string, settings map[string]string) (server.Config, *server.Postmaster) {
+	t.Helper()
+	ctx := testContext(t)
+	must(t, os.MkdirAll(dir, 0o711))
+	c := server.Config{Binaries: binaries(t), Owner: owner(t), Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Log: filepath.Join(dir, "log"),
+		Settings: map[string]string{"listen_addresses": "", "fsync": "off", "shared_buffers": "16MB", "wal_level": "logical", "wal_keep_size": "512MB", "dynamic_shared_memory_type": "mmap"}}
+	for k, v := range settings {
+		c.Settings[k] = v
+	}
+	must(t, server.InitDB(ctx, c, server.InitOptions{}))
+	return c, start(t, c)
+}
+
+// start starts a server, waits until it is ready, and ends it with the test.
+func start(t *testing.T, c server.Config) *server.Postmaster {
+	t.Helper()
+	p, err := server.Start(testContext(t), c)
+	if err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	t.Cleanup(func() {
+		p.Close()
+		if err := server.Discard(context.Background(), c); err != nil {
+			t.Errorf("discard: %v", err)
+		}
+	})
+	if err := p.Ready(testContext(t)); err != nil {
+		t.Fatalf("ready: %v", err)
+	}
+	return p
+}
+
+func connect(t *testing.T, c server.Config, database string) *pgx.Conn {
+	t.Helper()
+	conn, err := server.Connect(testContext(t), c, database)
+	must(t, err)
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func run(t *testing.T, c *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	if _, err := c.Exec(testContext(t), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func ask[T any](t *testing.T, c *pgx.Conn, sql string, args ...any) T {
+	t.Helper()
+	var v T
+	if err := c.QueryRow(testContext(t), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+// takeImage takes an image with pg_basebackup, one tar for each tablespace.
+func takeImage(t *testing.T, c server.Config, dir string) image {
+	t.Helper()
+	cmd := exec.CommandContext(testContext(t), filepath.Join(c.Binaries.Dir, "pg_basebackup"), "-h", c.Run, "-U", server.Role, "-D", dir, "-Ft", "-X", "none", "-c", "fast")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("pg_basebackup: %v: %s", err, out)
+	}
+	return image(dir)
+}
+
+// image is a folder of tars, as a volume.Source.
+type image string
+
+func (i image) Bytes() int64 { return 0 }
+
+func (i image) Restore(ctx context.Context, root string, tablespace func(string) string, progress func(int64)) error {
+	tars, err := filepath.Glob(filepath.Join(string(i), "*.tar"))
+	if err != nil {
+		return err
+	}
+	for _, path := range tars {
+		to := root
+		if oid := strings.TrimSuffix(filepath.Base(path), ".tar"); oid != "base" {
+			to = tablespace(oid)
+		}
+		if err := untar(path, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func untar(path, to string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := filepath.Join(to, h.Name)
+		switch h.Typeflag {
+		case tar.TypeDir:
+			err = os.MkdirAll(name, 0o700)
+		case tar.TypeSymlink:
+			err = os.Symlink(h.Linkname, name)
+		default:
+			var b []byte
+			if b, err = io.ReadAll(r); err == nil {
+				err = errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, b, 0o600))
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// walFolder is a production's pg_wal as a source of WAL.
+type walFolder string
+
+func (w walFolder) Fetch(ctx context.Context, name, dst string) (bool, error) {
+	b, err := os.ReadFile(filepath.Join(string(w), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, os.WriteFile(dst, b, 0o600)
+}
+
+// copyOf is a volume made of an image of production, with a restore_command server for it.
+type copyOf struct {
+	config server.Config
+	layout volume.Layout
+	driver *volume.Full
+	id     string
+	image  sandglass.Image
+}
+
+func newCopy(t *testing.T, dir string, i image, wal walserve.Source) copyOf {
+	t.Helper()
+	o := owner(t)
+	log := slog.New(slog.DiscardHandler)
+	d := volume.NewFull(filepath.Join(dir, "volumes"), o.UID, o.GID, log)
+	must(t, os.MkdirAll(filepath.Join(dir, "volumes"), 0o711))
+	id := fmt.Sprintf("v%d", time.Now().UnixNano()%1e6)
+	must(t, d.Create(testContext(t), id, i, func(int64) {}))
+	l := d.Layout(id)
+	s, err := walserve.Listen(wal, walserve.Options{Socket: filepath.Join(l.Run, "wal.sock"), Dir: filepath.Join(l.Run, "wal"), UID: o.UID, GID: o.GID, Log: log})
+	must(t, err)
+	t.Cleanup(func() { s.Close() })
+	c := server.Config{Binaries: binaries(t), Owner: o, Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"), Helper: helper(t, dir),
+		Seal: &server.Seal{Volume: l.Root}}
+	return copyOf{config: c, layout: l, driver: d, id: id}
+}
+
+// recover prepares the copy to replay up to stop.
+func (c *copyOf) recoverTo(t *testing.T, stop sandglass.LSN) {
+	t.Helper()
+	c.config.Settings = server.RecoverySettings(c.config.Binaries.Major, server.Recovery{
+		Range:          sandglass.Range{Timeline: 1, From: stop, Stop: stop},
+		RestoreCommand: walserve.RestoreCommand(c.config.Helper, filepath.Join(c.layout.Run, "wal.sock")),
+	})
+	must(t, server.PrepareRecovery(c.config))
+}
