@@ -15,7 +15,8 @@ type Applied struct {
 	Findings    []sandglass.Finding         `json:"findings"`
 }
 
-type environmentPath struct {
+// EnvironmentPath names the environment; exported, as huma fills only exported fields.
+type EnvironmentPath struct {
 	Environment string `path:"environment" maxLength:"64" doc:"Name of the environment."`
 }
 
@@ -25,17 +26,17 @@ func (a *api) environments() {
 			return list(a.Environments.List(ctx))
 		})
 	handle(a, route{id: "get-environment", method: "GET", path: "/v1/environments/{environment}", summary: "One environment"},
-		func(ctx context.Context, in *environmentPath) (sandglass.EnvironmentStatus, error) {
+		func(ctx context.Context, in *EnvironmentPath) (sandglass.EnvironmentStatus, error) {
 			return a.Environments.Get(ctx, in.Environment)
 		})
 	handle(a, route{id: "apply-environment", method: "PUT", path: "/v1/environments/{environment}", summary: "Declare an environment, new or changed"},
 		a.apply)
 	handle(a, route{id: "remove-environment", method: "DELETE", path: "/v1/environments/{environment}", summary: "End its recording, drop its slot and forget it; its history stays"},
-		func(ctx context.Context, in *environmentPath) ([]sandglass.Finding, error) {
+		func(ctx context.Context, in *EnvironmentPath) ([]sandglass.Finding, error) {
 			return list(a.Environments.Remove(ctx, in.Environment, askedBy(ctx)))
 		})
 	type connectInput struct {
-		environmentPath
+		EnvironmentPath
 		Database string `query:"database" doc:"Name of the database; default: its first."`
 	}
 	handle(a, route{id: "connect", method: "GET", path: "/v1/environments/{environment}/connection", summary: "How a person reaches its database"},
@@ -45,7 +46,7 @@ func (a *api) environments() {
 }
 
 type applyInput struct {
-	environmentPath
+	EnvironmentPath
 	Body sandglass.Environment
 }
 
@@ -65,7 +66,7 @@ func (a *api) apply(ctx context.Context, in *applyInput) (Applied, error) {
 
 func (a *api) recordings() {
 	type startInput struct {
-		environmentPath
+		EnvironmentPath
 		Body struct {
 			Accept []sandglass.Code `json:"accept,omitempty" doc:"Codes of refusals that are waived."`
 		}
@@ -75,12 +76,12 @@ func (a *api) recordings() {
 			return list(a.Recordings.StartRecording(ctx, in.Environment, in.Body.Accept, askedBy(ctx)))
 		})
 	handle(a, route{id: "stop-recording", method: "DELETE", path: "/v1/environments/{environment}/recording", summary: "End the recording and drop its slot"},
-		func(ctx context.Context, in *environmentPath) ([]sandglass.Finding, error) {
+		func(ctx context.Context, in *EnvironmentPath) ([]sandglass.Finding, error) {
 			return list(a.Recordings.StopRecording(ctx, in.Environment, askedBy(ctx)))
 		})
 	type imageOutput struct{}
 	handle(a, route{id: "take-image", method: "POST", path: "/v1/environments/{environment}/images", status: http.StatusAccepted, summary: "Ask for an image now"},
-		func(ctx context.Context, in *environmentPath) (imageOutput, error) {
+		func(ctx context.Context, in *EnvironmentPath) (imageOutput, error) {
 			return imageOutput{}, a.Recordings.TakeImage(ctx, in.Environment, askedBy(ctx))
 		})
 }

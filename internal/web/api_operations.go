@@ -15,7 +15,8 @@ import (
 // maxWait bounds a long poll.
 const maxWait = time.Minute
 
-type operationPath struct {
+// OperationPath names the operation.
+type OperationPath struct {
 	ID string `path:"id" maxLength:"64" doc:"ID of the operation."`
 }
 
@@ -52,7 +53,7 @@ func (a *api) operations() {
 		})
 	handle(a, route{id: "get-operation", method: "GET", path: "/v1/operations/{id}", summary: "One operation, at once or when it has changed (long poll)"}, a.waitOperation)
 	handle(a, route{id: "cancel-operation", method: "POST", path: "/v1/operations/{id}/cancel", status: http.StatusAccepted, summary: "Ask an operation to stop and go back"},
-		func(ctx context.Context, in *operationPath) (sandglass.Operation, error) {
+		func(ctx context.Context, in *OperationPath) (sandglass.Operation, error) {
 			return withSteps(a.Operations.Cancel(ctx, in.ID, askedBy(ctx)))
 		})
 	a.operationLogs()
@@ -65,7 +66,7 @@ func withSteps(o sandglass.Operation, err error) (sandglass.Operation, error) {
 }
 
 type waitInput struct {
-	operationPath
+	OperationPath
 	After int64  `query:"after" default:"-1" doc:"Wait for a version greater than this."`
 	Wait  string `query:"wait" doc:"How long to wait for it, such as 25s; at most 1m. The operation as it is comes back then."`
 }
@@ -94,7 +95,7 @@ func (a *api) waitOperation(ctx context.Context, in *waitInput) (sandglass.Opera
 func (a *api) operationLogs() {
 	op := a.operation(route{id: "get-operation-logs", method: "GET", path: "/v1/operations/{id}/logs", summary: "A zip of the plan, findings, step logs, PostgreSQL's logs and timings"})
 	op.Responses["200"] = &huma.Response{Description: "The zip.", Content: map[string]*huma.MediaType{"application/zip": {}}}
-	huma.Register(a.huma, op, func(ctx context.Context, in *operationPath) (*huma.StreamResponse, error) {
+	huma.Register(a.huma, op, func(ctx context.Context, in *OperationPath) (*huma.StreamResponse, error) {
 		return &huma.StreamResponse{Body: func(hctx huma.Context) {
 			w := newStream(hctx, "application/zip")
 			err := a.Operations.Logs(hctx.Context(), in.ID, w)
@@ -134,7 +135,7 @@ func (a *api) peeks() {
 	handle(a, route{id: "list-peeks", method: "GET", path: "/v1/peeks", summary: "The copies that are open for reading"},
 		func(ctx context.Context, _ *struct{}) ([]sandglass.Peek, error) { return list(a.Peeks.Peeks(ctx)) })
 	handle(a, route{id: "get-peek", method: "GET", path: "/v1/peeks/{id}", summary: "One of them, with how to connect"},
-		func(ctx context.Context, in *operationPath) (sandglass.Peek, error) { return a.Peeks.Peek(ctx, in.ID) })
+		func(ctx context.Context, in *OperationPath) (sandglass.Peek, error) { return a.Peeks.Peek(ctx, in.ID) })
 	handleNone(a, route{id: "end-peek", method: "DELETE", path: "/v1/peeks/{id}", summary: "Close it and remove its copy"},
-		func(ctx context.Context, in *operationPath) error { return a.Peeks.EndPeek(ctx, in.ID, askedBy(ctx)) })
+		func(ctx context.Context, in *OperationPath) error { return a.Peeks.EndPeek(ctx, in.ID, askedBy(ctx)) })
 }

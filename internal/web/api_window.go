@@ -11,7 +11,7 @@ import (
 
 func (a *api) windows() {
 	handle(a, route{id: "get-window", method: "GET", path: "/v1/environments/{environment}/window", summary: "The moments that can be restored, with their gaps"},
-		func(ctx context.Context, in *environmentPath) (sandglass.Window, error) {
+		func(ctx context.Context, in *EnvironmentPath) (sandglass.Window, error) {
 			w, err := a.Windows.Window(ctx, in.Environment)
 			w.Gaps, _ = list(w.Gaps, nil)
 			w.Images, _ = list(w.Images, nil)
@@ -19,7 +19,7 @@ func (a *api) windows() {
 			return w, err
 		})
 	type momentInput struct {
-		environmentPath
+		EnvironmentPath
 		Body sandglass.Moment
 	}
 	handle(a, route{id: "resolve-moment", method: "POST", path: "/v1/environments/{environment}/moments", summary: "Resolve a moment to its range of WAL positions, or say why not and what is nearest"},
@@ -34,7 +34,7 @@ func (a *api) windows() {
 }
 
 type commitsInput struct {
-	environmentPath
+	EnvironmentPath
 	From     string `query:"from" doc:"Earliest commit time, RFC 3339 with a zone."`
 	To       string `query:"to" doc:"Latest commit time, RFC 3339 with a zone."`
 	Relation string `query:"relation" doc:"Only those that changed this relation."`

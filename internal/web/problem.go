@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"sandglass"
 )
@@ -92,10 +93,9 @@ func describe(e *sandglass.Error, d *huma.ErrorDetail) {
 	where := strings.TrimPrefix(cmp.Or(d.Location, "the request"), "body.")
 	e.Message = "The request is not understood: " + where + ": " + d.Message + "."
 	s, ok := d.Value.(string)
-	if !ok || !strings.Contains(strings.ToLower(d.Message), "date-time") && !strings.Contains(d.Message, "time") {
-		return
+	if ok && d.Message == validation.MsgExpectedRFC3339DateTime {
+		*e = *timeError(s)
 	}
-	*e = *timeError(s)
 }
 
 // timeError says why a text is not a time that the API takes.

@@ -62,8 +62,12 @@ func Listen(c Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	sameOrigin := http.NewCrossOriginProtection()
+	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		writeProblem(w, &sandglass.Error{Code: sandglass.CodeUnauthorized, Message: "A page of another site may not change anything here.", Remedy: "Use the command line, or a page of this control plane."})
+	}))
 	s.http = &http.Server{
-		Handler:           http.NewCrossOriginProtection().Handler(authenticate(tokens, readBody(mux), c.Log)),
+		Handler:           sameOrigin.Handler(authenticate(tokens, readBody(mux), c.Log)),
 		ConnContext:       withPeer,
 		ReadHeaderTimeout: headerTimeout,
 		WriteTimeout:      answerTimeout, // streams give themselves more
