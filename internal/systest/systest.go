@@ -314,3 +314,6 @@ func (s *System) Query(ctx context.Context, environment, database, sql string) (
 	defer conn.Close(context.WithoutCancel(ctx))
 	return pgtest.QueryText(ctx, conn, sql)
 }
+
+// Serving says whether `serve` runs.
+func (s *System) Serving() bool { return s.serve != nil }
