@@ -131,6 +131,9 @@ func (c *Conn) Close() error {
 	return c.conn.Close()
 }
 
+// Abort closes the connection at once. It may be called while another goroutine uses it.
+func (c *Conn) Abort() { _ = c.conn.Close() }
+
 // until makes reads and writes end with the context; the returned function gives the
 // context's error precedence over what the connection then says.
 func (c *Conn) until(ctx context.Context) func(error) error {

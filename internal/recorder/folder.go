@@ -1,0 +1,35 @@
+package recorder
+
+// Which entries of a data folder belong into an image. Only what is known to be needed is
+// copied: keys, logs, configuration with passwords and whatever else people put there stay out.
+
+import "strings"
+
+// whole are folders that are copied with their contents; empty are folders that must
+// exist but whose contents are of no use to a copy; files are single files.
+var (
+	whole = names("base global pg_commit_ts pg_multixact pg_subtrans pg_tblspc pg_twophase pg_xact pg_logical")
+	empty = names("pg_dynshmem pg_notify pg_replslot pg_serial pg_snapshots pg_stat pg_stat_tmp pg_wal")
+	files = names("PG_VERSION backup_label tablespace_map")
+)
+
+func names(s string) map[string]bool {
+	m := make(map[string]bool)
+	for _, n := range strings.Fields(s) {
+		m[n] = true
+	}
+	return m
+}
+
+// wanted says whether an entry of a data folder is copied, by its slash-separated path.
+func wanted(path string, dir bool) bool {
+	top, rest, nested := strings.Cut(path, "/")
+	switch {
+	case whole[top]:
+		// temporary files of running sessions, and what init forks re-create, are left out by BASE_BACKUP itself
+		return !strings.HasPrefix(path[strings.LastIndexByte(path, '/')+1:], "pgsql_tmp")
+	case empty[top]:
+		return dir && (!nested || top == "pg_wal" && (rest == "archive_status" || rest == "summaries"))
+	}
+	return files[top] && !nested && !dir
+}

@@ -1,0 +1,128 @@
+package recorder
+
+// Images of a stopped server's data folder: the beginning of a sandbox's history.
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sandglass"
+	"sandglass/internal/pg"
+	"sandglass/internal/repo"
+	"sandglass/internal/wal"
+)
+
+// ImageStopped takes an image of a cleanly stopped server's data folder: replay begins at its
+// shutdown checkpoint, at which the copy is also consistent. tablespaces maps the OID of each
+// tablespace to its folder. The image carries what image says (ID, Environment and Incarnation
+// must be set; Settings, Databases and Preload may be); o.Known are the digests of the image
+// that its chunks may be shared with.
+//
+// No WAL is part of an image. The segment that holds the checkpoint must come into the
+// repository by the recorder of the same incarnation, which begins with it: nothing that
+// must not be kept may be in that segment.
+func ImageStopped(ctx context.Context, r *repo.Repository, image sandglass.Image, dataDir string, tablespaces map[string]string, o repo.ImageOptions) (sandglass.Image, *repo.Digests, error) {
+	raw, err := os.ReadFile(filepath.Join(dataDir, pg.ControlFile))
+	if err != nil {
+		return image, nil, fmt.Errorf("image stopped server: %w", err)
+	}
+	c, err := pg.ParseControl(raw)
+	if err != nil {
+		return image, nil, fmt.Errorf("image stopped server: %w", err)
+	}
+	if c.State != pg.StateShutDown {
+		return image, nil, fmt.Errorf("image stopped server: its state is %q, not %q", c.State, pg.StateShutDown)
+	}
+	image.Timeline, image.Redo, image.Consistent, image.Minimums = c.Timeline, c.RedoLSN, c.CheckpointLSN, c.Minimums
+	if image.End, err = checkpointEnd(dataDir, c); err != nil {
+		return image, nil, fmt.Errorf("image stopped server: %w", err)
+	}
+	image.Began, image.Ended, image.Tablespaces = time.Now().UTC(), time.Now().UTC(), tablespaces
+	w, err := r.NewImage(ctx, image, o)
+	if err != nil {
+		return image, nil, err
+	}
+	err = copyFolder(ctx, w, dataDir, "")
+	for oid, folder := range tablespaces {
+		if err == nil {
+			err = copyFolder(ctx, w, folder, "pg_tblspc/"+oid)
+		}
+	}
+	if err != nil {
+		_ = w.Abort(context.WithoutCancel(ctx))
+		return image, nil, fmt.Errorf("image stopped server: %w", err)
+	}
+	return w.Finish(ctx, image)
+}
+
+// checkpointEnd reads where the last checkpoint's record ends, from the data folder's WAL.
+func checkpointEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
+	var end sandglass.LSN
+	start := c.CheckpointLSN.Segment(c.SegmentSize)
+	first := start.Start(c.SegmentSize)
+	reader, err := wal.NewReader(wal.Config{Major: c.Major, SegmentSize: c.SegmentSize, Timeline: c.Timeline, Start: first}, func(r *wal.Record) error {
+		if r.LSN == c.CheckpointLSN {
+			end = r.End
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for seg := start; seg < start+2 && end == 0; seg++ { // the record may cross into the next segment
+		b, err := os.ReadFile(filepath.Join(dataDir, "pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)))
+		if err != nil {
+			return 0, err
+		}
+		if _, err := reader.Write(b); err != nil && end == 0 {
+			return 0, err
+		}
+	}
+	if end == 0 {
+		return 0, fmt.Errorf("the checkpoint at %s is not in its WAL", c.CheckpointLSN)
+	}
+	return end, nil
+}
+
+// copyFolder adds what belongs to an image of a folder. Links are not followed.
+func copyFolder(ctx context.Context, w *repo.ImageWriter, root, prefix string) error {
+	return filepath.WalkDir(root, func(full string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, full)
+		if err != nil {
+			return err
+		}
+		name := filepath.ToSlash(filepath.Join(prefix, rel))
+		if rel == "." && prefix == "" {
+			return nil
+		}
+		if rel != "." && !wanted(name, d.IsDir()) {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir():
+			return w.Dir(name, info.Mode().Perm())
+		case info.Mode().IsRegular():
+			f, err := os.Open(full)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return w.File(ctx, name, info.Mode().Perm(), info.ModTime(), info.Size(), f)
+		}
+		return nil // tablespace links
+	})
+}
