@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 type listener struct {
@@ -81,11 +82,33 @@ func (l *listener) run(ctx context.Context, conn *pgx.Conn) {
 func (l *listener) pass(ctx context.Context, conn *pgx.Conn) error {
 	defer conn.Close(context.WithoutCancel(ctx))
 	for {
-		n, err := conn.WaitForNotification(ctx)
+		n, err := Await(ctx, conn)
 		if err != nil {
 			return err
 		}
 		l.wake(n.Payload, false)
+	}
+}
+
+// aliveEvery is how often a silent connection is asked whether it still lives, and how long it may take to answer.
+const aliveEvery = 15 * time.Second
+
+// Await waits for a notification on a connection, or for its end. A peer that vanished without
+// a word (its machine lost power, a firewall forgot the connection) is noticed by asking now and then.
+func Await(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	for {
+		silence, end := context.WithTimeout(ctx, aliveEvery)
+		n, err := conn.WaitForNotification(silence)
+		end()
+		if err == nil || ctx.Err() != nil || !pgconn.Timeout(err) {
+			return n, err
+		}
+		answer, end := context.WithTimeout(ctx, aliveEvery)
+		err = conn.Ping(answer)
+		end()
+		if err != nil {
+			return nil, fmt.Errorf("the metadata database does not answer: %w", err)
+		}
 	}
 }
 

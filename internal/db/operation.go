@@ -160,9 +160,14 @@ func (db *DB) SetProgress(ctx context.Context, operation, step string, attempt i
 	})
 }
 
-// SetMemory writes what an operation's steps must remember. People don't see it, so nobody is told.
-func (q Queries) SetMemory(ctx context.Context, operation string, memory json.RawMessage) error {
-	_, err := q.q.Exec(ctx, `UPDATE sandglass.operation SET memory = $2 WHERE id = $1`, operation, memory)
+// SetMemory writes what an operation's steps must remember, unless a later attempt of the
+// step has begun (then it is for that one to say). People don't see it, so nobody is told.
+func (q Queries) SetMemory(ctx context.Context, operation, step string, attempt int, memory json.RawMessage) error {
+	tag, err := q.q.Exec(ctx, `UPDATE sandglass.operation SET memory = $4 WHERE id = $1 AND NOT EXISTS
+		(SELECT FROM sandglass.step WHERE operation = $1 AND name = $2 AND attempt <> $3)`, operation, step, attempt, memory)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errors.New("another attempt of the step has begun")
+	}
 	return wrap("write memory of operation "+operation, err)
 }
 

@@ -133,7 +133,9 @@ func New(c Config) (*Engine, error) {
 		}
 		e.workflows[w.Kind] = &w
 	}
-	inserter, err := river.NewClient(riverpgxv5.New(c.DB.Pool), &river.Config{Schema: db.Schema, Logger: c.Log})
+	inserter, err := river.NewClient(riverpgxv5.New(c.DB.Pool), &river.Config{Schema: db.Schema, Logger: c.Log,
+		FetchCooldown: river.FetchCooldownMin, // River also sends no more than one notification of new jobs in this time
+	})
 	if err != nil {
 		return nil, fmt.Errorf("make River client: %w", err)
 	}

@@ -22,7 +22,7 @@ var errStopping = errors.New("this process stops working")
 const lockRetry = time.Second
 
 // Run does this host's operations until ctx ends, and returns once nothing of it runs any more.
-// While another process holds the host's lock it waits. It gives an error only for what waiting can't mend.
+// While another process holds the host's lock it waits; whatever goes wrong is logged and tried again.
 func (e *Engine) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		lock, err := e.lock(ctx)
@@ -95,7 +95,10 @@ func (e *Engine) work(ctx context.Context, lock *pgx.Conn) error {
 	watch, unwatch := context.WithCancel(calm)
 	lost := make(chan error, 1)
 	go func() {
-		_, err := lock.WaitForNotification(watch) // none comes: it returns when the connection ends
+		var err error
+		for err == nil { // none comes: it returns when the connection ends
+			_, err = db.Await(watch, lock)
+		}
 		lost <- err
 	}()
 	var reason error

@@ -147,3 +147,55 @@ func TestOlderVersionContinues(t *testing.T) {
 	}
 	j.want(t, "do a", "undo a")
 }
+
+// TestFencedOut: a process that lost the lock and does not heed it can't settle the step that
+// another process has taken over meanwhile.
+func TestFencedOut(t *testing.T) {
+	d := open(t)
+	zombie, release := make(chan error, 1), make(chan struct{})
+	var nexts atomic.Int64
+	next := engine.Step{Name: "b", Do: func(context.Context, *engine.Run) error { nexts.Add(1); return nil }}
+	first := newEngine(t, d, engine.Config{}, engine.Workflow{Kind: "toy", Steps: []engine.Step{{Name: "a", Do: func(ctx context.Context, r *engine.Run) error {
+		<-ctx.Done()
+		<-release
+		zombie <- r.Save(context.WithoutCancel(ctx), "from the grave")
+		return nil
+	}}, next}})
+	stop := run(t, first)
+	o := start(t, first, "toy")
+	await(t, first, o.ID, stepIs("a", sandglass.Running))
+	waits := newSignal("another process does this host's operations")
+	second := newEngine(t, d, engine.Config{Log: waits.log()}, engine.Workflow{Kind: "toy", Steps: []engine.Step{{Name: "a", Do: func(ctx context.Context, r *engine.Run) error {
+		return r.Save(ctx, "alive")
+	}}, next}, Finished: func(_ context.Context, r *engine.Run) error {
+		if m, err := engine.Load[string](r); m != "alive" {
+			t.Errorf("memory is %q, %v", m, err)
+		}
+		return nil
+	}})
+	run(t, second)
+	<-waits.seen
+	cluster.Query(t, "postgres", `SELECT count(pg_terminate_backend(pid)) FROM pg_locks
+		WHERE granted AND locktype = 'advisory' AND (classid::bigint << 32 | objid::bigint) = hashtextextended('sandglass host testfencedout', 0)`)
+	if o = await(t, second, o.ID, finished); show(o) != "succeeded a=done b=done" {
+		t.Errorf("operation is %s", show(o))
+	}
+	close(release)
+	if err := <-zombie; err == nil {
+		t.Error("the first process could still write the memory")
+	}
+	stop()
+	if now, err := second.Get(t.Context(), o.ID); err != nil || now.Version != o.Version || nexts.Load() != 1 {
+		t.Errorf("operation is %s, %v; b was done %d times", show(now), err, nexts.Load())
+	}
+}
+
+// TestNoLogFolder: a folder for logs that can't be made keeps nothing from being done.
+func TestNoLogFolder(t *testing.T) {
+	var j journal
+	e := newEngine(t, open(t), engine.Config{Dir: "/dev/null/ops"}, engine.Workflow{Kind: "toy", Steps: j.steps("a")})
+	run(t, e)
+	if o := await(t, e, start(t, e, "toy").ID, finished); o.State != sandglass.Succeeded {
+		t.Errorf("operation is %s", show(o))
+	}
+}

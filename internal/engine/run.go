@@ -68,7 +68,7 @@ func (r *Run) save(ctx context.Context, q db.Queries, v any) error {
 	if err != nil {
 		return fmt.Errorf("write memory of operation %s: %w", r.Operation.ID, err)
 	}
-	if err := q.SetMemory(ctx, r.Operation.ID, text); err != nil {
+	if err := q.SetMemory(ctx, r.Operation.ID, r.Step, r.Attempt, text); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -113,23 +113,24 @@ func (r *Run) Progress(p sandglass.Progress) {
 	r.progress <- p
 }
 
-// newRun opens the step's log and begins to write progress; close ends both.
-func (e *Engine) newRun(ctx context.Context, o db.Operation, step string, attempt int) (*Run, error) {
+// newRun opens the step's log and begins to write progress; close ends both. A log that can't
+// be opened (a full disk) is no reason not to do the step, and least of all not to undo it.
+func (e *Engine) newRun(ctx context.Context, o db.Operation, step string, attempt int) *Run {
 	r := &Run{Operation: o.Operation, Request: o.Request, Step: step, Attempt: attempt, Dir: filepath.Join(e.Dir, o.ID), DB: e.DB, memory: o.Memory}
-	if err := os.MkdirAll(r.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the operation's folder: %w", err)
+	r.Log = e.Log.With("operation", o.ID, "step", step)
+	err := os.MkdirAll(r.Dir, 0o700)
+	if err == nil {
+		r.file, err = os.OpenFile(filepath.Join(r.Dir, step+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	}
-	file, err := os.OpenFile(filepath.Join(r.Dir, step+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the step's log: %w", err)
+	if err == nil {
+		r.Log = slog.New(slog.NewMultiHandler(r.Log.Handler(), slog.NewTextHandler(r.file, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	} else {
+		r.Log.Warn("the step has no log file of its own", "error", err)
 	}
-	r.file = file
-	main := e.Log.With("operation", o.ID, "step", step).Handler()
-	r.Log = slog.New(slog.NewMultiHandler(main, slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	r.progress, r.closing = make(chan sandglass.Progress, 1), make(chan struct{})
 	progress := r.progress
 	r.writer.Go(func() { r.writeProgress(ctx, progress) })
-	return r, nil
+	return r
 }
 
 // writeProgress writes what comes, waiting a little after each; when the run is closed, the last one at once.
@@ -153,5 +154,7 @@ func (r *Run) close() {
 	r.progress = nil
 	r.mu.Unlock()
 	r.writer.Wait()
-	r.file.Close()
+	if r.file != nil {
+		r.file.Close()
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -246,10 +247,7 @@ type failure struct {
 // attempt calls f once, within the step's timeout, ended early by a cancel or the end of the
 // session. The error is for River: the attempt counts for nothing and the job is to be repeated.
 func (w *worker) attempt(ctx context.Context, o db.Operation, s sandglass.Step, f func(context.Context, Step, *Run) error) (*failure, error) {
-	run, err := w.newRun(ctx, o, s.Name, s.Attempt)
-	if err != nil {
-		return &failure{person: w.person(run, err)}, nil
-	}
+	run := w.newRun(ctx, o, s.Name, s.Attempt)
 	defer run.close()
 	def := w.step(o.Kind, s.Name)
 	limit := def.Timeout
@@ -273,7 +271,7 @@ func (w *worker) attempt(ctx context.Context, o db.Operation, s sandglass.Step, 
 
 	run.Log.Info("begins", "attempt", s.Attempt)
 	began := time.Now()
-	err = guard(func() error { return f(ctx, def, run) })
+	err := guard(func() error { return f(ctx, def, run) })
 	took := time.Since(began).Round(time.Millisecond)
 	switch {
 	case err == nil:
@@ -283,13 +281,17 @@ func (w *worker) attempt(ctx context.Context, o db.Operation, s sandglass.Step, 
 		run.Log.Info("is interrupted, and will be continued", "took", took, "error", err)
 		return nil, river.JobSnooze(0)
 	}
-	run.Log.Warn("fails", "took", took, "error", err)
-	if context.Cause(ctx) == timeout {
-		timeout.Err = err
-		return &failure{person: timeout}, nil
+	person, interrupted := errors.AsType[*sandglass.Error](context.Cause(ctx)) // by a cancel or the timeout
+	if !interrupted {
+		person = sandglass.AsError(err)
 	}
+	level := slog.LevelWarn
+	if person.Code == sandglass.CodeInternal {
+		level = slog.LevelError // the only place that shows the cause
+	}
+	run.Log.Log(ctx, level, "fails", "took", took, "code", person.Code, "error", err)
 	_, refused := errors.AsType[*Refused](err)
-	return &failure{person: w.person(run, err), refused: refused || sandglass.CodeOf(err) == sandglass.CodePreflight}, nil
+	return &failure{person: person, refused: !interrupted && (refused || person.Code == sandglass.CodePreflight)}, nil
 }
 
 // doOnce asks whether the step is done already, and does it otherwise.
@@ -330,19 +332,6 @@ func (w *worker) awaitCancel(ctx context.Context, o db.Operation, cancel context
 		case <-asked:
 		}
 	}
-}
-
-// person is err as people may see it; the cause of a foreign one goes to the log.
-func (w *worker) person(run *Run, err error) *sandglass.Error {
-	e := sandglass.AsError(err)
-	if e.Code == sandglass.CodeInternal {
-		log := w.Log
-		if run != nil {
-			log = run.Log
-		}
-		log.Error("an error that should have been foreseen", "error", err)
-	}
-	return e
 }
 
 // guard makes a panic of f an error: a fault in a step must end in its undo, not in a repetition without end.

@@ -1,0 +1,277 @@
+package db_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"sandglass"
+	"sandglass/internal/db"
+	"sandglass/internal/pgtest"
+)
+
+var cluster *pgtest.Cluster
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if cluster, err = pgtest.Start(context.Background(), pgtest.Options{}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer cluster.Remove()
+		code := m.Run()
+		if err := cluster.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		if err := goleak.Find(); err != nil && code == 0 {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return code
+	}())
+}
+
+// open makes a database of the test's own and opens it.
+func open(t *testing.T) *db.DB {
+	t.Helper()
+	name := strings.ToLower(t.Name())
+	cluster.Exec(t, "postgres", "CREATE DATABASE "+name)
+	d, err := db.Open(t.Context(), cluster.ConnString(name), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantCode(t *testing.T, err error, code sandglass.Code) {
+	t.Helper()
+	if sandglass.CodeOf(err) != code {
+		t.Errorf("got %v, want code %s", err, code)
+	}
+}
+
+// TestOpenTogether: many processes that open a new database at once make one schema.
+func TestOpenTogether(t *testing.T) {
+	cluster.Exec(t, "postgres", "CREATE DATABASE opentogether")
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() {
+			d, err := db.Open(t.Context(), cluster.ConnString("opentogether"), slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			d.Close()
+		})
+	}
+	all.Wait()
+	if got := cluster.Query(t, "opentogether", `SELECT string_agg(DISTINCT schemaname, ',') FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')`); got != db.Schema {
+		t.Errorf("tables are in %s", got)
+	}
+}
+
+func TestNewerIsRefused(t *testing.T) {
+	open(t)
+	cluster.Exec(t, "testnewerisrefused", "INSERT INTO sandglass.migration (name) VALUES ('9999_future.sql')")
+	_, err := db.Open(t.Context(), cluster.ConnString("testnewerisrefused"), slog.New(slog.DiscardHandler))
+	wantCode(t, err, db.CodeNewer)
+}
+
+// TestOrdinaryRole: a role of a team that owns nothing but a schema made for it.
+func TestOrdinaryRole(t *testing.T) {
+	// The schema is there: making one would need CREATE on the database.
+	cluster.Exec(t, "postgres", "CREATE ROLE team LOGIN PASSWORD 'secret'", "CREATE DATABASE ordinaryrole")
+	cluster.Exec(t, "ordinaryrole", "CREATE SCHEMA sandglass AUTHORIZATION team")
+	d, err := db.Open(t.Context(), cluster.URL("team", "secret", "ordinaryrole"), slog.New(slog.DiscardHandler))
+	ok(t, err)
+	d.Close()
+}
+
+var sandbox = sandglass.Environment{Name: "uat", Kind: sandglass.Sandbox, Server: &sandglass.Server{Port: 6001}}
+
+func TestEnvironments(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	created, err := d.ApplyEnvironment(ctx, sandbox)
+	if err != nil || !created {
+		t.Fatalf("created %v, %v", created, err)
+	}
+	restored := time.Now().UTC().Truncate(time.Microsecond)
+	ok(t, d.UpdateEnvironment(ctx, "uat", func(e *db.Environment) error {
+		e.Recording, e.Server, e.Held, e.Incarnation, e.Restored, e.RestoredFrom, e.RestoredAt = true, db.WishRunning, true, "i1", "yesterday", "prod", restored
+		return nil
+	}))
+	oops := errors.New("oops")
+	if err := d.UpdateEnvironment(ctx, "uat", func(e *db.Environment) error { e.Held = false; return oops }); err != oops {
+		t.Errorf("the error became %v", err)
+	}
+	changed := sandbox
+	changed.Tenant = "contoso"
+	if created, err := d.ApplyEnvironment(ctx, changed); err != nil || created {
+		t.Fatalf("created %v, %v", created, err)
+	}
+	e, err := d.Environment(ctx, "uat")
+	ok(t, err)
+	want := db.Environment{Declaration: changed, Created: e.Created, Changed: e.Changed, Recording: true, Server: db.WishRunning, Held: true,
+		Incarnation: "i1", Restored: "yesterday", RestoredFrom: "prod", RestoredAt: restored}
+	if diff := cmp.Diff(want, e); diff != "" {
+		t.Error(diff)
+	}
+	production := sandglass.Environment{Name: "uat", Kind: sandglass.Production}
+	_, err = d.ApplyEnvironment(ctx, production)
+	wantCode(t, err, sandglass.CodeConfig)
+	_, err = d.Environment(ctx, "nowhere")
+	wantCode(t, err, sandglass.CodeEnvironmentUnknown)
+	if all, err := d.Environments(ctx); err != nil || len(all) != 1 {
+		t.Errorf("%v, %v", all, err)
+	}
+	remove := func() error { return d.Do(ctx, func(tx *db.Tx) error { return tx.RemoveEnvironment(ctx, "uat") }) }
+	ok(t, d.InsertVolume(ctx, db.Volume{Host: "h", Volume: sandglass.Volume{ID: "v1", Environment: "uat", Driver: "full", Path: "/v1", Major: 15}}))
+	wantCode(t, remove(), sandglass.CodeVolumeInUse)
+	ok(t, d.VolumeBecome(ctx, "v1", sandglass.VolumeGone, time.Time{}))
+	ok(t, remove())
+	wantCode(t, remove(), sandglass.CodeEnvironmentUnknown)
+}
+
+func TestVolumes(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	_, err := d.ApplyEnvironment(ctx, sandbox)
+	ok(t, err)
+	for _, id := range []string{"v1", "v2"} {
+		v := db.Volume{Host: "h", Volume: sandglass.Volume{ID: id, Environment: "uat", Operation: "o", Driver: "full", Path: "/" + id, Major: 15, Moment: "noon"}}
+		ok(t, d.InsertVolume(ctx, v))
+		ok(t, d.InsertVolume(ctx, v)) // again, as after a crash
+	}
+	swap := func(id string, then sandglass.VolumeState) {
+		t.Helper()
+		for range 2 {
+			ok(t, d.Do(ctx, func(tx *db.Tx) error { return tx.Swap(ctx, id, then, time.Now().Add(time.Hour)) }))
+		}
+	}
+	want := func(current string, v1, v2 sandglass.VolumeState) {
+		t.Helper()
+		e, err := d.Environment(ctx, "uat")
+		ok(t, err)
+		a, err := d.Volume(ctx, "v1")
+		ok(t, err)
+		b, err := d.Volume(ctx, "v2")
+		ok(t, err)
+		if e.Volume != current || a.State != v1 || b.State != v2 {
+			t.Errorf("current %q, v1 %s, v2 %s; want %q, %s, %s", e.Volume, a.State, b.State, current, v1, v2)
+		}
+		for _, v := range []db.Volume{a, b} {
+			if kept := v.State == sandglass.VolumeKept; v.KeptSince.IsZero() == kept || v.KeptUntil.IsZero() == kept {
+				t.Errorf("%s is %s since %v until %v", v.ID, v.State, v.KeptSince, v.KeptUntil)
+			}
+		}
+	}
+	swap("v1", sandglass.VolumeKept)
+	want("v1", sandglass.VolumeCurrent, sandglass.VolumeStaging)
+	swap("v2", sandglass.VolumeKept)
+	want("v2", sandglass.VolumeKept, sandglass.VolumeCurrent)
+	swap("v1", sandglass.VolumeStaging) // the cutover is rolled back
+	want("v1", sandglass.VolumeCurrent, sandglass.VolumeStaging)
+	ok(t, d.VolumeBecome(ctx, "v2", sandglass.VolumeGone, time.Time{}))
+	if err := d.VolumeBecome(ctx, "v2", sandglass.VolumeCurrent, time.Time{}); err == nil {
+		t.Error("a volume that is gone became current")
+	}
+	ok(t, d.SetVolumeBytes(ctx, "v1", 77))
+	all, err := d.Volumes(ctx, "uat")
+	ok(t, err)
+	if len(all) != 1 || all[0].ID != "v1" || all[0].Bytes != 77 || all[0].Moment != "noon" || all[0].Host != "h" {
+		t.Errorf("volumes are %+v", all)
+	}
+	ok(t, d.VolumeBecome(ctx, "v1", sandglass.VolumeGone, time.Time{}))
+	want("", sandglass.VolumeGone, sandglass.VolumeGone)
+	_, err = d.Volume(ctx, "v3")
+	wantCode(t, err, sandglass.CodeVolumeUnknown)
+}
+
+// TestVolumeStates tries every pair of states.
+func TestVolumeStates(t *testing.T) {
+	states := []sandglass.VolumeState{sandglass.VolumeStaging, sandglass.VolumeCurrent, sandglass.VolumeKept, sandglass.VolumeGone}
+	may := []string{"staging current", "staging gone", "current kept", "current staging", "current gone", "kept current", "kept gone"}
+	for _, from := range states {
+		for _, to := range states {
+			if got, want := db.VolumeCanBecome(from, to), slices.Contains(may, string(from)+" "+string(to)); got != want {
+				t.Errorf("%s to %s: %v", from, to, got)
+			}
+		}
+	}
+}
+
+func TestRecords(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	if r, err := d.Recorder(ctx, "prod"); err != nil || r != (db.Recorder{}) {
+		t.Errorf("%v, %v", r, err)
+	}
+	for _, image := range []sandglass.ImageID{"i1", "i2"} {
+		ok(t, d.SetRecorder(ctx, "prod", db.Recorder{Incarnation: "n1", LastImage: image, Digests: image}))
+	}
+	if r, err := d.Recorder(ctx, "prod"); err != nil || r.LastImage != "i2" || r.Digests != "i2" || r.Incarnation != "n1" {
+		t.Errorf("%v, %v", r, err)
+	}
+	ok(t, d.Audit(ctx, db.AuditRow{Who: "anna", What: "peek.opened", Environment: "prod", Detail: json.RawMessage(`{"reason": "lost order"}`)}))
+	ok(t, d.Audit(ctx, db.AuditRow{Who: "ben", What: "peek.closed", Environment: "prod"}))
+	rows, err := d.Audits(ctx, "prod", 10)
+	if err != nil || len(rows) != 2 || rows[0].Who != "ben" || string(rows[1].Detail) != `{"reason": "lost order"}` || rows[1].At.IsZero() {
+		t.Errorf("%+v, %v", rows, err)
+	}
+	plan := sandglass.PrunePlan{ID: "p1", Made: time.Now().UTC().Truncate(time.Microsecond), Items: []sandglass.PruneItem{{Name: "old"}}, Objects: 1}
+	ok(t, d.InsertPrunePlan(ctx, plan))
+	got, err := d.PrunePlan(ctx, "p1")
+	ok(t, err)
+	if diff := cmp.Diff(plan, got); diff != "" {
+		t.Error(diff)
+	}
+	ok(t, d.PrunePlanExecuted(ctx, "p1"))
+	wantCode(t, d.PrunePlanExecuted(ctx, "p1"), db.CodePruneExecuted)
+	if got, err := d.PrunePlan(ctx, "p1"); err != nil || !got.Executed {
+		t.Errorf("%v, %v", got, err)
+	}
+	_, err = d.PrunePlan(ctx, "p2")
+	wantCode(t, err, db.CodePruneUnknown)
+}
+
+// TestSubscribe: a change is heard after its commit, by its topic and by all, also when the
+// listening connection was lost in between.
+func TestSubscribe(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	one, end := d.Subscribe(db.EnvironmentTopic("uat"))
+	defer end()
+	all, endAll := d.Subscribe("")
+	defer endAll()
+	other, endOther := d.Subscribe(db.EnvironmentTopic("prod"))
+	defer endOther()
+	_, err := d.ApplyEnvironment(ctx, sandbox)
+	ok(t, err)
+	<-one
+	<-all
+	if len(other) != 0 {
+		t.Error("a change of another topic was heard")
+	}
+	cluster.Query(t, "testsubscribe", `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN sandglass'`)
+	<-other // whatever may have been missed
+	_, err = d.ApplyEnvironment(ctx, sandbox)
+	ok(t, err)
+	<-one
+}
