@@ -123,7 +123,6 @@ func (s *session) follow(ctx context.Context, a *attempt, from sandglass.LSN) er
 		}
 		s.r.inc, s.r.live, s.r.begin = s.pos.inc, s.index, s.pos.start(s.pos.first)
 		st.Incarnation, st.Timeline, st.DurableLSN, st.ReceivedLSN = s.pos.inc.ID, s.pos.tli, s.durable, s.received
-		st.ServerLSN = max(a.sys.Flushed, s.durable)
 		st.State, st.LastImage = sandglass.RecorderStreaming, s.r.last.ID
 		if e := st.LastError; e != nil && !lasting[e.Code] {
 			st.LastError = nil
@@ -202,7 +201,7 @@ func (s *session) receive(ctx context.Context, from sandglass.LSN, tip bool) err
 			return errAgain
 		}
 		b, isBeat := beats.hear(m)
-		s.hear(m, b, isBeat && tip)
+		s.hear(m, b, isBeat, tip)
 		if len(m.Data) == 0 {
 			continue
 		}
@@ -220,13 +219,15 @@ func (s *session) receive(ctx context.Context, from sandglass.LSN, tip bool) err
 }
 
 // hear notes what a message tells besides its WAL.
-func (s *session) hear(m pg.Message, b sandglass.Beat, isBeat bool) {
+func (s *session) hear(m pg.Message, b sandglass.Beat, isBeat, tip bool) {
 	s.mu.Lock()
 	s.heard = time.Now()
 	if m.Keepalive && !m.Reply {
 		s.asked = time.Time{}
 	}
-	if isBeat && s.verified && b.LSN <= s.received {
+	// Of a timeline that the server has left, neither says anything of the present.
+	known := s.verified && tip
+	if isBeat = isBeat && known && b.LSN <= s.received; isBeat {
 		s.index.hear(b)
 	}
 	answer := m.Reply && !s.answer
@@ -239,9 +240,14 @@ func (s *session) hear(m pg.Message, b sandglass.Beat, isBeat bool) {
 	}
 	r := s.r
 	r.mu.Lock() // no update: nobody waits for these, and they come with every message
-	r.status.ServerTime, r.heard = m.ServerTime, time.Now()
-	r.status.ServerLSN = max(r.status.ServerLSN, m.ServerEnd)
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	r.said, r.heard = m.ServerTime, time.Now()
+	switch {
+	case isBeat && b.LSN >= r.status.ServerLSN:
+		r.status.ServerTime, r.status.ServerLSN = b.Time, b.LSN
+	case known && len(m.Data) > 0:
+		r.status.ServerTime, r.status.ServerLSN = m.ServerTime, m.ServerEnd
+	}
 }
 
 func wake(c chan struct{}) {

@@ -38,7 +38,7 @@ func (r *Recorder) record(ctx context.Context) error {
 	if a.facts, err = pg.ReadFacts(ctx, a.target, slot); err != nil {
 		return err
 	}
-	r.hearServer(a.facts.ServerTime, 0)
+	r.hearServer(a.facts.ServerTime)
 	if err := stopped(r.findings(a.facts)); err != nil {
 		return err
 	}
@@ -49,7 +49,8 @@ func (r *Recorder) record(ctx context.Context) error {
 	if a.sys, err = a.conn.IdentifySystem(ctx); err != nil {
 		return err
 	}
-	r.hearServer(a.facts.ServerTime, a.sys.Flushed)
+	// the position is newer than the time, as it has to be
+	r.update(func() { r.status.ServerTime, r.status.ServerLSN = a.facts.ServerTime, a.sys.Flushed })
 	if err := a.locate(ctx); err != nil {
 		return err
 	}
@@ -59,12 +60,11 @@ func (r *Recorder) record(ctx context.Context) error {
 	return a.judge(ctx, a.stream(ctx))
 }
 
-// hearServer notes production's clock and WAL end.
-func (r *Recorder) hearServer(at time.Time, lsn sandglass.LSN) {
-	r.update(func() {
-		r.status.ServerTime, r.heard = at, time.Now()
-		r.status.ServerLSN = max(r.status.ServerLSN, lsn)
-	})
+// hearServer notes production's clock.
+func (r *Recorder) hearServer(at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.said, r.heard = at, time.Now()
 }
 
 // end ends the present incarnation for a reason, and asks for a new start.

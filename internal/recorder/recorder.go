@@ -84,7 +84,8 @@ type Recorder struct {
 	status  sandglass.RecorderStatus
 	inc     sandglass.Incarnation
 	begin   sandglass.LSN // where the incarnation's WAL begins, for MaxSlotWAL before the first part
-	heard   time.Time     // when ServerTime was heard, by our clock
+	said    time.Time     // production's clock when last heard, and
+	heard   time.Time     // our clock then
 	live    *indexing     // of the stream; nil while there is none
 	last    sandglass.Image
 	ask     int // images asked for by TakeImage
@@ -217,7 +218,8 @@ func (r *Recorder) wait(ctx context.Context, done func() bool) error {
 	}
 }
 
-// Status is what the recorder knows of itself.
+// Status is what the recorder knows of itself. ServerTime and ServerLSN belong together: all WAL
+// that was on production's disk at that time lies before that position.
 func (r *Recorder) Status() sandglass.RecorderStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -239,10 +241,10 @@ func (r *Recorder) WaitDurable(ctx context.Context, lsn sandglass.LSN) error {
 
 // serverNow is production's clock, as far as it was heard. Called with the lock held.
 func (r *Recorder) serverNow() time.Time {
-	if r.status.ServerTime.IsZero() {
+	if r.said.IsZero() {
 		return time.Now().UTC()
 	}
-	return r.status.ServerTime.Add(time.Since(r.heard))
+	return r.said.Add(time.Since(r.heard))
 }
 
 // clock is production's clock.
