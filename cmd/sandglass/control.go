@@ -1,15 +1,16 @@
 package main
 
-// The seam to internal/control.
+// What `sandglass serve` runs.
 
 import (
 	"context"
 	"log/slog"
+	"path/filepath"
 
-	"sandglass"
+	"sandglass/internal/control"
 )
 
-// runControl is replaced by control.Run once that exists.
-func runControl(context.Context, string, config, *slog.Logger) error {
-	return &sandglass.Error{Code: sandglass.CodeInternal, Message: "This build has no control plane."}
+func runControl(ctx context.Context, state string, c config, log *slog.Logger) error {
+	return control.Run(ctx, control.Config{State: state, Repository: c.Repository.Path, Key: filepath.Join(state, keyFile), Listen: c.Listen, TokenFile: c.TokenFile,
+		MetadataURL: c.MetadataURL, Binaries: c.Binaries, Host: c.Host, Version: version, Log: log})
 }

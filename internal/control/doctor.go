@@ -81,7 +81,7 @@ func (c doctor) doctorHost(ctx context.Context, ok sayOK, bad sayBad) {
 }
 
 func (c doctor) doctorRepository(ctx context.Context, ok sayOK, bad sayBad) {
-	info, err := c.repo.Info(ctx)
+	info, err := c.repositoryInfo(ctx)
 	switch {
 	case err != nil:
 		said := sandglass.AsError(err)

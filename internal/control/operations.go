@@ -4,11 +4,12 @@ package control
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sandglass"
 	"sandglass/internal/db"
@@ -126,7 +127,17 @@ type repository struct{ *Control }
 
 // Info says what the repository holds.
 func (c repository) Info(ctx context.Context) (sandglass.RepositoryInfo, error) {
-	return c.repo.Info(ctx)
+	return c.repositoryInfo(ctx)
+}
+
+func (c *Control) repositoryInfo(ctx context.Context) (sandglass.RepositoryInfo, error) {
+	info, err := c.repo.Info(ctx)
+	info.Path = c.Repository
+	var fs unix.Statfs_t
+	if unix.Statfs(c.Repository, &fs) == nil {
+		info.FreeBytes = int64(fs.Bavail) * fs.Bsize
+	}
+	return info, err
 }
 
 func (c repository) PlanPrune(ctx context.Context) (sandglass.PrunePlan, error) {

@@ -5,10 +5,14 @@ package control
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +21,7 @@ import (
 	"sandglass/internal/operation"
 	"sandglass/internal/pg"
 	"sandglass/internal/recorder"
+	"sandglass/internal/repo"
 	"sandglass/internal/window"
 )
 
@@ -229,6 +234,65 @@ func (r *recorders) Resume(environment string) {
 	r.wake()
 }
 
+// Adopt makes an image of a stopped volume the first of a new incarnation of its environment: the
+// sandbox's own history begins with it, and holds nothing of before.
+func (r *recorders) Adopt(ctx context.Context, environment string, v operation.Layout, progress func(sandglass.Progress)) (sandglass.IncarnationID, error) {
+	raw, err := os.ReadFile(filepath.Join(v.Data, pg.ControlFile))
+	if err != nil {
+		return "", fmt.Errorf("read control file: %w", err)
+	}
+	control, err := pg.ParseControl(raw)
+	if err != nil {
+		return "", err
+	}
+	major, err := os.ReadFile(filepath.Join(v.Data, "PG_VERSION"))
+	if err != nil {
+		return "", fmt.Errorf("read version: %w", err)
+	}
+	tablespaces, err := tablespacesOf(v)
+	if err != nil {
+		return "", err
+	}
+	id := newID()
+	inc := sandglass.Incarnation{ID: sandglass.IncarnationID(id), Environment: environment, SystemIdentifier: control.SystemIdentifier,
+		SegmentSize: control.SegmentSize, Began: time.Now().UTC()}
+	if inc.Major, err = strconv.Atoi(strings.TrimSpace(string(major))); err != nil {
+		return "", fmt.Errorf("read version: %w", err)
+	}
+	if err := r.control.repo.BeginIncarnation(ctx, inc); err != nil {
+		return "", err
+	}
+	progress(sandglass.Progress{Unit: "bytes", Note: "first image of the sandbox's history", ETA: -1})
+	dir := filepath.Join(r.control.State, "recorder", environment)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make recorder folder: %w", err)
+	}
+	_, digests, err := recorder.ImageStopped(ctx, r.control.repo, sandglass.Image{ID: sandglass.ImageID(id), Environment: environment, Incarnation: inc.ID},
+		v.Data, tablespaces, repo.ImageOptions{Dir: dir})
+	if err != nil {
+		return "", err
+	}
+	return inc.ID, digests.Close()
+}
+
+// tablespacesOf are the tablespaces of a volume by OID.
+func tablespacesOf(v operation.Layout) (map[string]string, error) {
+	entries, err := os.ReadDir(v.Tablespaces)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	all := map[string]string{}
+	for _, e := range entries {
+		all[e.Name()] = filepath.Join(v.Tablespaces, e.Name())
+	}
+	return all, err
+}
+
+// newID is sortable by time.
+func newID() string {
+	return time.Now().UTC().Format("20060102t150405") + "-" + strings.ToLower(rand.Text()[:4])
+}
+
 // status is what the environment's recorder says of itself.
 func (r *recorders) status(e db.Environment) *sandglass.RecorderStatus {
 	if rec := r.get(e.Declaration.Name); rec != nil {
@@ -307,7 +371,7 @@ func (c *Control) dropSlot(ctx context.Context, e db.Environment) []sandglass.Fi
 	}
 	config, err := c.recorders.config(ctx, e)
 	if err == nil {
-		err = recorder.DropSlot(ctx, config)
+		err = recorder.New(config).DropSlot(ctx)
 	}
 	if err == nil || sandglass.CodeOf(err) == sandglass.CodeSlotMissing {
 		return nil

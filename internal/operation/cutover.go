@@ -42,7 +42,7 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 	if err := policy.Finish(ctx, st); err != nil {
 		return err
 	}
-	if err := h.checkpoint(ctx, st.Connect); err != nil {
+	if err := h.newSegment(ctx, st.Connect); err != nil {
 		return err
 	}
 	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil {
@@ -97,13 +97,25 @@ func (h *Host) stopStagingCleanly(ctx context.Context, volumeID string) error {
 }
 
 func (h *Host) checkpoint(ctx context.Context, connect policy.Connect) error {
+	return execute(ctx, connect, "CHECKPOINT")
+}
+
+// newSegment checkpoints, and begins a segment of WAL that holds nothing of before: the sandbox's
+// own history begins in it.
+func (h *Host) newSegment(ctx context.Context, connect policy.Connect) error {
+	return execute(ctx, connect, "CHECKPOINT", "SELECT pg_switch_wal()")
+}
+
+func execute(ctx context.Context, connect policy.Connect, statements ...string) error {
 	conn, err := connect(ctx, "postgres")
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
 	}
 	return nil
 }
