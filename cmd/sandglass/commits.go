@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -118,7 +119,7 @@ func showCommits(w io.Writer, name string, all []sandglass.Commit, zone *time.Lo
 		}
 		for i, r := range c.Rows {
 			if i > 0 {
-				first = strings.Split(strings.Repeat(" \t", len(first)-1)+" ", "\t")
+				first = slices.Repeat([]string{" "}, len(first))
 			}
 			rows = append(rows, append(first[:len(first):len(first)], r.Database+" "+r.Relation, rowsText(r)))
 		}

@@ -32,6 +32,7 @@ type config struct {
 	TokenFile   string   `yaml:"token_file"`
 	MetadataURL string   `yaml:"metadata_url"`
 	Binaries    []string `yaml:"binaries"`
+	ServerUser  string   `yaml:"server_user"`
 	Host        string   `yaml:"host"`
 }
 
@@ -52,6 +53,9 @@ repository:
 # Folders with PostgreSQL binaries (postgres, initdb, pg_ctl), besides the usual places.
 # binaries:
 #   - /opt/pgsql-16/bin
+
+# The operating system user that PostgreSQL servers run as when Sandglass runs as root; default: postgres.
+# server_user: postgres
 
 # The name of this host among those that share the metadata; default: its host name.
 # host: db-tools-1

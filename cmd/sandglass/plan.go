@@ -28,7 +28,7 @@ func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Loc
 			return err
 		}
 		if p.Seconds > 0 {
-			fmt.Fprintf(w, "  about %s in all; the target stays online until the cutover\n", seconds(p.Seconds))
+			fmt.Fprintf(w, "  %s in all; the target stays online until the cutover\n", about(p.Seconds))
 		}
 	}
 	showDatabases(w, p)
@@ -91,11 +91,11 @@ func planRows(lines []sandglass.PlanLine) [][]string {
 		if l.Rows > 0 {
 			amount = append(amount, thousands(l.Rows)+" rows")
 		}
-		row := []string{step, what, strings.Join(amount, ", ")}
+		expected := ""
 		if l.Seconds > 0 {
-			row = append(row, "about "+seconds(l.Seconds))
+			expected = about(l.Seconds)
 		}
-		rows = append(rows, row)
+		rows = append(rows, []string{step, what, strings.Join(amount, ", "), expected})
 	}
 	return rows
 }

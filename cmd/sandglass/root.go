@@ -43,7 +43,6 @@ func newRoot(a *app) *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true, Args: noSuchCommand, RunE: showHelp,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	f := root.PersistentFlags()
 	f.StringVar(&a.state, "state", "", "state `folder` of the control plane (default /var/lib/sandglass for root)")
 	f.StringVar(&a.server, "server", "", "`address` of a control plane over TCP, such as http://host:7411")

@@ -5,45 +5,51 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 
 	"sandglass"
 )
 
-// table writes rows under a head, aligned; cells that are empty show as "-". No trailing blanks.
+// table writes rows under a head, aligned; cells that are empty show as "-".
 func table(w io.Writer, head []string, rows [][]string) error {
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.ToUpper(strings.Join(head, "\t")))
+	all := [][]string{make([]string, len(head))}
+	for i, h := range head {
+		name, unit, _ := strings.Cut(h, "(")
+		all[0][i] = strings.TrimSuffix(strings.ToUpper(name)+"("+unit, "(")
+	}
 	for _, row := range rows {
-		cells := make([]string, len(row))
-		for i, c := range row {
-			if cells[i] = strings.ReplaceAll(c, "\n", " "); c == "" {
-				cells[i] = "-"
+		row = slices.Clone(row)
+		for i, cell := range row {
+			if cell == "" {
+				row[i] = "-"
 			}
 		}
-		fmt.Fprintln(t, strings.Join(cells, "\t"))
+		all = append(all, row)
 	}
-	return flush(w, t, &b)
+	return columns(w, "", all)
 }
 
-// columns writes rows aligned, without a head.
+// columns writes rows aligned, without a head; a column that is empty in all rows takes no room, and no line ends in blanks.
 func columns(w io.Writer, indent string, rows [][]string) error {
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	var widths []int
 	for _, row := range rows {
-		fmt.Fprintln(t, indent+strings.Join(row, "\t"))
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
 	}
-	return flush(w, t, &b)
-}
-
-func flush(w io.Writer, t *tabwriter.Writer, b *strings.Builder) error {
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("align table: %w", err)
-	}
-	for line := range strings.Lines(b.String()) {
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+	for _, row := range rows {
+		line := indent
+		for i, cell := range row {
+			if widths[i] > 0 {
+				line += strings.ReplaceAll(cell, "\n", " ") + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2)
+			}
+		}
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " ")); err != nil {
 			return fmt.Errorf("write table: %w", err)
 		}
 	}

@@ -142,7 +142,7 @@ func progressText(p sandglass.Progress) string {
 	if p.Total > 0 {
 		text += fmt.Sprintf(" of %s  %d %%", amount(p.Total, p.Unit), min(p.Done*100/p.Total, 100))
 		if p.ETA >= 0 {
-			text += "  about " + seconds(p.ETA) + " left"
+			text += "  " + about(p.ETA) + " left"
 		}
 	}
 	if p.Note != "" {

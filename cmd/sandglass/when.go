@@ -175,7 +175,7 @@ func span(d time.Duration) string {
 	switch s := d.Seconds(); {
 	case s < 0:
 		return "-" + span(-d)
-	case s < 9.95:
+	case s < 9.95 && d%time.Second != 0:
 		return strconv.FormatFloat(s, 'f', 1, 64) + " s"
 	case s < 59.5:
 		return fmt.Sprintf("%.0f s", s)
@@ -192,3 +192,11 @@ func span(d time.Duration) string {
 
 // seconds is span for a number of seconds.
 func seconds(s float64) string { return span(time.Duration(s * float64(time.Second))) }
+
+// about is an expected number of seconds: no more exact than it can be.
+func about(s float64) string {
+	if s < 0.95 {
+		return "under 1 s"
+	}
+	return "about " + span(time.Duration(s*float64(time.Second)).Round(time.Second))
+}

@@ -116,12 +116,8 @@ func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 boo
 	timeline(out, w, utf8)
 	if len(w.Gaps) > 0 {
 		fmt.Fprintf(out, "\nGaps\n")
-		rows = nil
 		for _, g := range w.Gaps {
-			rows = append(rows, []string{utc(g.From), local(g.From, zone), "to " + utc(g.To), local(g.To, zone), span(g.To.Sub(g.From)), fmt.Sprintf("%s [%s]", g.Reason, g.Code)})
-		}
-		if err := columns(out, "  ", rows); err != nil {
-			return err
+			fmt.Fprintf(out, "  %s to %s, %s\n    %s [%s]\n", both(g.From, zone), both(g.To, zone), span(g.To.Sub(g.From)), g.Reason, g.Code)
 		}
 	}
 	fmt.Fprintf(out, "\nImages\n")
