@@ -53,9 +53,9 @@ func TestBadInput(t *testing.T) {
 		{"not a time", 2, sandglass.CodeMomentSyntax, "restore uat --yes --at soon"},
 		{"an hour that occurs twice", 2, sandglass.CodeMomentAmbiguous, "restore uat --yes --at 2025-10-26T02:30:00"},
 		{"no such transaction", 4, sandglass.CodeMomentNotFound, "restore uat --yes --xid 999999999"},
-		{"no such environment", 4, sandglass.CodeEnvironmentUnknown, "restore nowhere --yes --at latest"},
-		{"no such source", 4, sandglass.CodeEnvironmentUnknown, "restore uat --yes --at latest --from nowhere"},
-		{"production as the target", 3, sandglass.CodeEnvironmentKind, "restore prod --yes --at latest"},
+		{"no such environment", 4, sandglass.CodeEnvironmentUnknown, "restore nowhere --yes --latest"},
+		{"no such source", 4, sandglass.CodeEnvironmentUnknown, "restore uat --yes --latest --from nowhere"},
+		{"production as the target", 3, sandglass.CodeEnvironmentKind, "restore prod --yes --latest"},
 		{"nothing to undo", 3, sandglass.CodeNothingToUndo, "undo uat --yes"},
 		{"no such operation", 4, sandglass.CodeOperationUnknown, "ops show 20260101t000000-abcd"},
 		{"no such volume", 4, sandglass.CodeVolumeUnknown, "volume drop zzzzzzzz --yes"},
@@ -82,7 +82,7 @@ func TestBadInput(t *testing.T) {
 	t.Run("the target is busy", func(t *testing.T) {
 		op, err := s.Client.Start(ctx, sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: &sandglass.Moment{Kind: sandglass.AtLatest}})
 		must(t, err)
-		refused(t, s, 8, sandglass.CodeEnvironmentBusy, "restore", "uat", "--yes", "--at", "latest")
+		refused(t, s, 8, sandglass.CodeEnvironmentBusy, "restore", "uat", "--yes", "--latest")
 		op, err = s.Finish(ctx, op.ID)
 		must(t, err)
 		if op.State != sandglass.Succeeded {

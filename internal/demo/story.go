@@ -315,7 +315,7 @@ func (s *story) hints() {
 	s.line("  export SANDGLASS_STATE=" + s.state())
 	for _, h := range [][2]string{
 		{"window prod", "what can be restored"},
-		{"restore uat --at latest --plan", "what a restore would do; changes nothing"},
+		{"restore uat --latest --plan", "what a restore would do; changes nothing"},
 		{"peek prod --xid " + fmt.Sprint(s.loss.xid) + " --before --reason 'lost orders'", "read the lost rows, sealed and un-neutralized"},
 		{"connect uat", "psql into the sandbox"},
 		{"ops ls", "what was done"},
