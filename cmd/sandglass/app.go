@@ -33,7 +33,8 @@ type app struct {
 	server    string // URL, when not over the state folder's socket
 	tokenFile string
 	json      bool
-	version   bool
+
+	began bool // a command runs: what was typed is understood
 }
 
 // exitCode is an error that has been told already, or needs no telling: only the code is left.
@@ -66,7 +67,10 @@ func (a *app) fail(err error) int {
 		return sandglass.ExitCancelled
 	}
 	e, ours := errors.AsType[*sandglass.Error](err)
-	if !ours { // of this process itself: its cause is the best that can be said
+	switch {
+	case !ours && !a.began: // cobra's own
+		e = &sandglass.Error{Code: sandglass.CodeUsage, Message: upperFirst(strings.TrimSuffix(err.Error(), ".")) + ".", Remedy: "See `sandglass --help`."}
+	case !ours: // of this process itself: its cause is the best that can be said
 		e = &sandglass.Error{Code: sandglass.CodeInternal, Message: strings.TrimSuffix(err.Error(), ".") + "."}
 	}
 	_, exit := sandglass.Outcome(e.Code)

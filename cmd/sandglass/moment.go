@@ -29,13 +29,21 @@ func (f *momentFlags) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&f.before, "before", false, "with --xid: leave the transaction out")
 	c.Flags().StringVar(&f.name, "name", "", "named restore `point` (pg_create_restore_point)")
 	c.Flags().BoolVar(&f.latest, "latest", false, "the newest moment")
-	c.MarkFlagsMutuallyExclusive("at", "lsn", "xid", "name", "latest")
 }
 
 const momentRemedy = "Name it by one of --at TIME, --lsn POSITION, --xid N [--before], --name POINT, --latest."
 
 // moment reads the flags; times without a zone are read in zone.
 func (f *momentFlags) moment(zone *time.Location, now time.Time) (sandglass.Moment, error) {
+	named := 0
+	for _, given := range []bool{f.at != "", f.lsn != "", f.xid != 0, f.name != "", f.latest} {
+		if given {
+			named++
+		}
+	}
+	if named > 1 {
+		return sandglass.Moment{}, usage(momentRemedy, "The moment is named twice.")
+	}
 	if f.before && f.xid == 0 {
 		return sandglass.Moment{}, usage("Name the transaction with --xid.", "--before belongs to --xid.")
 	}

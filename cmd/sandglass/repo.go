@@ -61,11 +61,13 @@ func newRepoPrune(a *app) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return a.prune(c.Context(), plan, yes) }}
 	c.Flags().BoolVar(&plan, "plan", false, "print the plan and remove nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	c.MarkFlagsMutuallyExclusive("plan", "yes")
 	return c
 }
 
 func (a *app) prune(ctx context.Context, onlyPlan, yes bool) error {
+	if onlyPlan && yes {
+		return usage("Use one of them.", "--plan removes nothing, and --yes does.")
+	}
 	cl, err := a.client()
 	if err != nil {
 		return err

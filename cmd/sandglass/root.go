@@ -41,7 +41,7 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use: "sandglass", Short: "Restore any moment of a production PostgreSQL into a sandbox", Long: rootHelp,
 		SilenceErrors: true, SilenceUsage: true, Args: noSuchCommand, RunE: showHelp,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		PersistentPreRun: func(*cobra.Command, []string) { a.began = true },
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.state, "state", "", "state `folder` of the control plane (default /var/lib/sandglass for root)")
