@@ -16,16 +16,30 @@ import (
 const (
 	// bundleSize is the plain size that a bundle does not exceed.
 	bundleSize = 64 << 20
-	// labelSize is the skippable frame before a chunk: 8 bytes of frame header, the digest, the chunk's length.
-	labelSize = 8 + digestSize + 4
+	// labelSize is the skippable frame before a chunk: 8 bytes of frame header, the digest, the lengths of the
+	// chunk and of its frame.
+	labelSize = 8 + digestSize + 4 + 4
 )
 
-// appendLabel appends the skippable frame of a chunk of n bytes.
-func appendLabel(b []byte, d digest, n int) []byte {
+// appendLabel appends the skippable frame of a chunk of n bytes, whose own frame has m bytes.
+func appendLabel(b []byte, d digest, n, m int) []byte {
 	b = binary.LittleEndian.AppendUint32(b, skippableMagic)
-	b = binary.LittleEndian.AppendUint32(b, digestSize+4)
+	b = binary.LittleEndian.AppendUint32(b, labelSize-8)
 	b = append(b, d[:]...)
-	return binary.LittleEndian.AppendUint32(b, uint32(n))
+	b = binary.LittleEndian.AppendUint32(b, uint32(n))
+	return binary.LittleEndian.AppendUint32(b, uint32(m))
+}
+
+// parseLabel reads a label back.
+func parseLabel(b []byte) (d digest, n, m int, err error) {
+	if binary.LittleEndian.Uint32(b) != skippableMagic || binary.LittleEndian.Uint32(b[4:]) != labelSize-8 {
+		return d, 0, 0, errors.New("a chunk has no label")
+	}
+	n, m = int(binary.LittleEndian.Uint32(b[8+digestSize:])), int(binary.LittleEndian.Uint32(b[12+digestSize:]))
+	if n == 0 || n > chunkSize || m == 0 || m > 2*chunkSize {
+		return d, 0, 0, errors.New("the label of a chunk is malformed")
+	}
+	return digest(b[8:]), n, m, nil
 }
 
 // bundleWriter puts bundles one after the other. While one is written, the one before it may still be becoming durable.

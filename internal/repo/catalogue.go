@@ -99,7 +99,10 @@ func (r *Repository) Incarnations(ctx context.Context, env string) ([]sandglass.
 
 // Incarnation is one of them; fs.ErrNotExist when there is none of that ID.
 func (r *Repository) Incarnation(ctx context.Context, env string, id sandglass.IncarnationID) (sandglass.Incarnation, error) {
-	inc, err := r.incarnation(ctx, env, id)
+	inc, err := r.begun(ctx, env, id)
+	if err == nil && len(r.identities) > 0 {
+		err = r.readJSON(ctx, beginKey(inc), &inc)
+	}
 	if err != nil {
 		return inc, err
 	}
@@ -123,11 +126,11 @@ func (r *Repository) Incarnation(ctx context.Context, env string, id sandglass.I
 	return inc, nil
 }
 
-// incarnation is how the incarnation began; it is kept in memory, since it never changes.
-func (r *Repository) incarnation(ctx context.Context, env string, id sandglass.IncarnationID) (sandglass.Incarnation, error) {
+// begun is what the name of an incarnation's beginning says; it is kept in memory, since it never changes.
+func (r *Repository) begun(ctx context.Context, env string, id sandglass.IncarnationID) (sandglass.Incarnation, error) {
 	prefix := prefixOf(env, id)
 	r.mu.Lock()
-	inc, ok := r.incarnations[prefix]
+	inc, ok := r.begins[prefix]
 	r.mu.Unlock()
 	if ok {
 		return inc, nil
@@ -136,19 +139,13 @@ func (r *Repository) incarnation(ctx context.Context, env string, id sandglass.I
 		if err != nil {
 			return inc, err
 		}
-		name := baseName(obj.Key)
-		major, size, system, err := parseBegin(name)
+		major, size, system, err := parseBegin(baseName(obj.Key))
 		if err != nil {
 			return inc, damaged(obj.Key, err)
 		}
 		inc = sandglass.Incarnation{ID: id, Environment: env, SystemIdentifier: system, Major: major, SegmentSize: size, Began: idBegan(string(id))}
-		if len(r.identities) > 0 {
-			if err := r.readJSON(ctx, obj.Key, &inc); err != nil {
-				return inc, err
-			}
-		}
 		r.mu.Lock()
-		r.incarnations[prefix] = inc
+		r.begins[prefix] = inc
 		r.mu.Unlock()
 		return inc, nil
 	}

@@ -15,9 +15,11 @@ import (
 	"sandglass"
 )
 
-// Images are the images of an incarnation, oldest first.
+// Images are the images of an incarnation, oldest first. When a manifest is damaged, the others are returned
+// together with the error that names it.
 func (r *Repository) Images(ctx context.Context, env string, inc sandglass.IncarnationID) ([]sandglass.Image, error) {
 	var out []sandglass.Image
+	var damage error
 	for obj, err := range r.store.List(ctx, prefixOf(env, inc)+"image/", "") {
 		if err != nil {
 			return nil, fmt.Errorf("list images: %w", err)
@@ -26,13 +28,17 @@ func (r *Repository) Images(ctx context.Context, env string, inc sandglass.Incar
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // pruned since
 		}
+		if sandglass.CodeOf(err) == sandglass.CodeRepositoryDamaged {
+			damage = err
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, facts)
 	}
 	slices.SortStableFunc(out, func(a, b sandglass.Image) int { return cmp.Or(a.Ended.Compare(b.Ended), cmp.Compare(a.ID, b.ID)) })
-	return out, nil
+	return out, damage
 }
 
 // facts are those of a manifest; they never change, so they are kept in memory.

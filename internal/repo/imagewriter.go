@@ -73,7 +73,7 @@ func (r *Repository) NewImage(ctx context.Context, image sandglass.Image, o Imag
 	if err := validID("an image", string(image.ID)); err != nil {
 		return nil, fmt.Errorf("begin image: %w", err)
 	}
-	if _, err := r.incarnation(ctx, image.Environment, image.Incarnation); err != nil {
+	if _, err := r.begun(ctx, image.Environment, image.Incarnation); err != nil {
 		return nil, fmt.Errorf("begin image: %w", err)
 	}
 	known, err := r.usable(ctx, image, o.Known)
@@ -200,8 +200,8 @@ func (w *ImageWriter) digestAndCompress() {
 			j.sum = dg.of(j.raw)
 			j.same = j.has && j.known.bundle != 0 && j.known.digest == j.sum
 			if !j.same {
-				j.label = appendLabel(j.label[:0], j.sum, len(j.raw))
 				j.frame = enc.EncodeAll(j.raw, j.frame[:0])
+				j.label = appendLabel(j.label[:0], j.sum, len(j.raw), len(j.frame))
 			}
 		}
 		j.done <- struct{}{}

@@ -102,7 +102,7 @@ func (r *Repository) PutPart(ctx context.Context, env string, inc sandglass.Inca
 }
 
 func (r *Repository) putPart(ctx context.Context, env string, inc sandglass.IncarnationID, p Part) (partName, error) {
-	i, err := r.incarnation(ctx, env, inc)
+	i, err := r.begun(ctx, env, inc)
 	if err != nil {
 		return partName{}, fmt.Errorf("put part: %w", err)
 	}

@@ -60,9 +60,9 @@ type Repository struct {
 	// that may refer to older bundles is being put.
 	prune sync.RWMutex
 
-	mu           sync.Mutex
-	incarnations map[string]sandglass.Incarnation // by prefix; what never changes
-	images       map[string]sandglass.Image       // by manifest key
+	mu     sync.Mutex
+	begins map[string]sandglass.Incarnation // by prefix of the incarnation; as their names say
+	images map[string]sandglass.Image       // by manifest key
 }
 
 // rootFile is repo.json, the only object that is not encrypted.
@@ -149,7 +149,7 @@ func Open(ctx context.Context, s Store, k Keys) (*Repository, error) {
 		}
 	}
 	return &Repository{store: s, id: f.ID, recipients: recipients, identities: k.Identities, digestKey: key, codecs: newCodecs(),
-		incarnations: map[string]sandglass.Incarnation{}, images: map[string]sandglass.Image{}}, nil
+		begins: map[string]sandglass.Incarnation{}, images: map[string]sandglass.Image{}}, nil
 }
 
 // readRoot tells apart: nothing there, something else there, and a repository too new for us.

@@ -30,7 +30,7 @@ func (r *Repository) Segments(ctx context.Context, env string, inc sandglass.Inc
 // SegmentsFrom are those from a timeline and segment on.
 func (r *Repository) SegmentsFrom(ctx context.Context, env string, inc sandglass.IncarnationID, tli sandglass.TimelineID, seg sandglass.SegmentNo) iter.Seq2[SegmentInfo, error] {
 	return func(yield func(SegmentInfo, error) bool) {
-		i, err := r.incarnation(ctx, env, inc)
+		i, err := r.begun(ctx, env, inc)
 		if err != nil {
 			yield(SegmentInfo{}, fmt.Errorf("list segments: %w", err))
 			return

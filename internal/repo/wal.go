@@ -16,7 +16,7 @@ import (
 
 // segment is the file name of a segment, by the segment size of its incarnation.
 func (r *Repository) segment(ctx context.Context, env string, inc sandglass.IncarnationID, tli sandglass.TimelineID, seg sandglass.SegmentNo) (name string, size int64, err error) {
-	i, err := r.incarnation(ctx, env, inc)
+	i, err := r.begun(ctx, env, inc)
 	if err != nil {
 		return "", 0, fmt.Errorf("segment size: %w", err)
 	}
