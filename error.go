@@ -73,6 +73,8 @@ const (
 	CodeVolumeUnknown     Code = "volume.not_found"
 	CodeVolumeInUse       Code = "volume.in_use"
 	CodeNothingToUndo     Code = "undo.nothing_kept"
+	CodePlanUnknown       Code = "plan.not_found" // of a prune
+	CodePlanExecuted      Code = "plan.executed"
 	CodeConfig            Code = "config.invalid"
 	CodeServeUnreachable  Code = "serve.unreachable"
 	CodeServeRunning      Code = "serve.running" // another one already does

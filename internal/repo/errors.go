@@ -16,8 +16,6 @@ import (
 const (
 	CodeRepositoryExists sandglass.Code = "repository.exists"
 	CodeRepositoryNewer  sandglass.Code = "repository.newer_format"
-	CodePlanUnknown      sandglass.Code = "plan.not_found"
-	CodePlanExecuted     sandglass.Code = "repository.plan_executed"
 )
 
 // damaged names an object that can't be read as it was written. Errors that say nothing about

@@ -327,7 +327,7 @@ func (r *Repository) PrunePlan(ctx context.Context, id string) (*sandglass.Prune
 }
 
 func (r *Repository) plan(ctx context.Context, id string) (*prunePlan, error) {
-	unknown := &sandglass.Error{Code: CodePlanUnknown, Op: "read prune plan", Message: fmt.Sprintf("There is no prune plan %q.", id),
+	unknown := &sandglass.Error{Code: sandglass.CodePlanUnknown, Op: "read prune plan", Message: fmt.Sprintf("There is no prune plan %q.", id),
 		Remedy: "Make one with `sandglass repo prune`; a plan that was not executed is dropped after 7 days."}
 	if validID("a plan", id) != nil {
 		return nil, unknown

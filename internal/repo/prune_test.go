@@ -123,11 +123,11 @@ func TestPruneKeepsTheWindow(t *testing.T) {
 			t.Errorf("restore %s: %v", id, err)
 		}
 	}
-	if _, err := x.repo.ExecutePrune(t.Context(), p.ID, nil); sandglass.CodeOf(err) != repo.CodePlanExecuted {
+	if _, err := x.repo.ExecutePrune(t.Context(), p.ID, nil); sandglass.CodeOf(err) != sandglass.CodePlanExecuted {
 		t.Errorf("executed twice: %v", err)
 	}
 	_, err := x.repo.ExecutePrune(t.Context(), "20200101t000000-none", nil)
-	wantCode(t, err, repo.CodePlanUnknown)
+	wantCode(t, err, sandglass.CodePlanUnknown)
 	if again := x.prune(t, 2*24*time.Hour, days(5.5)); again.Objects != 0 || len(again.Items) != 0 {
 		t.Errorf("something is left to prune: %+v", again)
 	}

@@ -19,7 +19,7 @@ func (r *Repository) ExecutePrune(ctx context.Context, id string, progress func(
 		return nil, err
 	}
 	if p.Executed {
-		return nil, &sandglass.Error{Code: CodePlanExecuted, Op: "execute prune", Message: fmt.Sprintf("The prune plan %s was executed already.", id),
+		return nil, &sandglass.Error{Code: sandglass.CodePlanExecuted, Op: "execute prune", Message: fmt.Sprintf("The prune plan %s was executed already.", id),
 			Remedy: "Make a new plan with `sandglass repo prune`."}
 	}
 	e := &pruner{ctx: ctx, repo: r, progress: progress, total: int64(p.Objects)}
