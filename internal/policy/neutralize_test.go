@@ -281,13 +281,15 @@ func TestMidSync(t *testing.T) {
 	subscriber.Exec(t, "postgres", `CREATE TABLE a (x int PRIMARY KEY)`, `CREATE TABLE b (x int PRIMARY KEY)`, `INSERT INTO b VALUES (1)`,
 		`CREATE SUBSCRIPTION s CONNECTION '`+publisher.ConnString("postgres")+`' PUBLICATION p`)
 	const slots = `SELECT string_agg(concat_ws(' ', slot_name, restart_lsn, confirmed_flush_lsn), ', ' ORDER BY slot_name) FROM pg_replication_slots`
-	for publisher.Query(t, "postgres", `SELECT (count(*) FILTER (WHERE slot_name ~ '_sync_') = 1 AND count(*) = 2)::text FROM pg_replication_slots`) != "true" {
+	for subscriber.Query(t, "postgres", `SELECT string_agg(srsubstate::text, '' ORDER BY srrelid) FROM pg_subscription_rel`) != "rd" ||
+		publisher.Query(t, "postgres", `SELECT (count(*) FILTER (WHERE slot_name ~ '_sync_') = 1 AND count(*) = 2)::text FROM pg_replication_slots`) != "true" {
 		select {
 		case <-ctx.Done():
 			t.Fatal("no table sync began", subscriber.Log())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+	subscriber.Exec(t, "postgres", `CHECKPOINT`)
 	if err := subscriber.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func (t *Target) readCluster(ctx context.Context, conn *pgx.Conn) (grantees []st
 	// A role that production brought and nobody opened: no login, no password, no attribute, and no membership.
 	leftOver := `false`
 	if remembers {
-		leftOver = `NOT (rolcanlogin OR rolpassword IS NOT NULL OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls OR rolsuper AND oid <> 10)
+		leftOver = `NOT (rolcanlogin OR rolpassword IS NOT NULL OR oid <> 10 AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls))
 			AND NOT EXISTS (SELECT FROM pg_auth_members WHERE member = r.oid) AND EXISTS (SELECT FROM ` + closedRoles + ` c WHERE c.name = rolname)`
 	}
 	if t.Roles, err = structs[Role](ctx, tx, `SELECT rolname::text, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls,
