@@ -3,18 +3,15 @@
 package server_test
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -174,68 +171,63 @@ func ask[T any](t *testing.T, c *pgx.Conn, sql string, args ...any) T {
 	return v
 }
 
-// takeImage takes an image with pg_basebackup, one tar for each tablespace.
+// takeImage takes an image with the functions for it, so that no client tool of each major is needed: the files
+// while the server runs, then the label and the map of tablespaces.
 func takeImage(t *testing.T, c server.Config, dir string) image {
 	t.Helper()
-	cmd := exec.CommandContext(testContext(t), filepath.Join(c.Binaries.Dir, "pg_basebackup"), "-h", c.Run, "-U", server.Role, "-D", dir, "-Ft", "-X", "none", "-c", "fast")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("pg_basebackup: %v: %s", err, out)
+	conn := connect(t, c, "postgres")
+	defer conn.Close(context.Background())
+	begin, end := "pg_backup_start('test', true)", "pg_backup_stop(false)"
+	if c.Binaries.Major < 15 {
+		begin, end = "pg_start_backup('test', true, false)", "pg_stop_backup(false, false)"
 	}
+	run(t, conn, "SELECT "+begin)
+	must(t, os.MkdirAll(filepath.Join(dir, "tablespaces"), 0o700))
+	copyTree(t, c.Data, filepath.Join(dir, "base"))
+	links, err := filepath.Glob(filepath.Join(c.Data, "pg_tblspc/*"))
+	must(t, err)
+	for _, link := range links {
+		copyTree(t, link+"/.", filepath.Join(dir, "tablespaces", filepath.Base(link)))
+	}
+	var label, spaces string
+	must(t, conn.QueryRow(testContext(t), "SELECT labelfile, spcmapfile FROM "+end).Scan(&label, &spaces))
+	must(t, os.WriteFile(filepath.Join(dir, "base/backup_label"), []byte(label), 0o600))
+	if spaces != "" {
+		must(t, os.WriteFile(filepath.Join(dir, "base/tablespace_map"), []byte(spaces), 0o600))
+	}
+	for _, name := range []string{"pg_wal", "postmaster.pid", "postmaster.opts"} {
+		must(t, os.RemoveAll(filepath.Join(dir, "base", name)))
+	}
+	must(t, os.MkdirAll(filepath.Join(dir, "base/pg_wal/archive_status"), 0o700))
 	return image(dir)
 }
 
-// image is a folder of tars, as a volume.Source.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.CommandContext(testContext(t), "cp", "-a", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("copy %s: %v: %s", from, err, out)
+	}
+}
+
+// image is a folder of copied files, as a volume.Source.
 type image string
 
 func (i image) Bytes() int64 { return 0 }
 
 func (i image) Restore(ctx context.Context, root string, tablespace func(string) string, progress func(int64)) error {
-	tars, err := filepath.Glob(filepath.Join(string(i), "*.tar"))
+	if out, err := exec.CommandContext(ctx, "cp", "-a", filepath.Join(string(i), "base")+"/.", root).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	spaces, err := os.ReadDir(filepath.Join(string(i), "tablespaces"))
 	if err != nil {
 		return err
 	}
-	for _, path := range tars {
-		to := root
-		if oid := strings.TrimSuffix(filepath.Base(path), ".tar"); oid != "base" {
-			to = tablespace(oid)
-		}
-		if err := untar(path, to); err != nil {
-			return err
+	for _, s := range spaces {
+		if out, err := exec.CommandContext(ctx, "cp", "-a", filepath.Join(string(i), "tablespaces", s.Name()), tablespace(s.Name())).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
 	return nil
-}
-
-func untar(path, to string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		name := filepath.Join(to, h.Name)
-		switch h.Typeflag {
-		case tar.TypeDir:
-			err = os.MkdirAll(name, 0o700)
-		case tar.TypeSymlink:
-			err = os.Symlink(h.Linkname, name)
-		default:
-			var b []byte
-			if b, err = io.ReadAll(r); err == nil {
-				err = errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, b, 0o600))
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // walFolder is a production's pg_wal as a source of WAL.
@@ -258,7 +250,6 @@ type copyOf struct {
 	layout volume.Layout
 	driver *volume.Full
 	id     string
-	image  sandglass.Image
 }
 
 func newCopy(t *testing.T, dir string, i image, wal walserve.Source) copyOf {

@@ -185,12 +185,14 @@ var ours = map[string]string{
 	"default_transaction_read_only": "Sandglass uses it to fence a sandbox at a cutover",
 }
 
-// Refusable says why a setting can't be declared for a sandbox, and false when it can.
+// refused says why a setting can't be declared for a sandbox, and false when it can.
 func refused(name, value string) (why string, refused bool) {
 	if why, ok := ours[name]; ok {
 		return why, true
 	}
 	switch {
+	case name == "include", name == "include_dir", name == "include_if_exists":
+		return "settings of other files are not taken", true
 	case strings.HasPrefix(name, "recovery_target"):
 		return "recovery is run by Sandglass", true
 	case name == "wal_level" && strings.EqualFold(strings.TrimSpace(value), "minimal"):
