@@ -163,7 +163,7 @@ func Outcome(c Code) (status, exit int) {
 		return 401, ExitUnauthorized
 	case c == CodeServeUnreachable:
 		return 502, ExitUnreachable
-	case c == CodeEnvironmentBusy, c == CodeVolumeInUse, c == CodeOperationFinished, c == CodeOperationTooLate, c == CodeSlotTaken, c == CodeServeRunning:
+	case c == CodeEnvironmentBusy, c == CodeVolumeInUse, c == CodeOperationFinished, c == CodeOperationTooLate, c == CodeSlotTaken, c == CodeServeRunning, c == CodePlanExecuted:
 		return 409, ExitBusy
 	case c == CodeRepositoryFull, c == CodeDiskFull:
 		return 507, ExitFailed
