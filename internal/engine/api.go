@@ -68,14 +68,19 @@ func (e *Engine) List(ctx context.Context, environment string, limit int) ([]san
 func (e *Engine) Wait(ctx context.Context, id string, after int64) (sandglass.Operation, error) {
 	changed, end := e.DB.Subscribe(db.OperationTopic(id)) // before reading: no change is missed
 	defer end()
+	var last sandglass.Operation
 	for {
 		o, err := e.Get(ctx, id)
+		if err != nil && ctx.Err() != nil {
+			return last, ctx.Err()
+		}
 		if err != nil || o.Version > after || o.State.Finished() {
 			return o, err
 		}
+		last = o
 		select {
 		case <-ctx.Done():
-			return o, ctx.Err()
+			return last, ctx.Err()
 		case <-changed:
 		}
 	}

@@ -115,7 +115,8 @@ func TestLockLost(t *testing.T) {
 func TestDatabaseRestart(t *testing.T) {
 	goOn := make(chan struct{})
 	var tries atomic.Int64
-	e := newEngine(t, open(t), engine.Config{}, engine.Workflow{Kind: "toy", Steps: []engine.Step{{Name: "a", Do: func(ctx context.Context, _ *engine.Run) error {
+	d := open(t)
+	e := newEngine(t, d, engine.Config{}, engine.Workflow{Kind: "toy", Steps: []engine.Step{{Name: "a", Do: func(ctx context.Context, _ *engine.Run) error {
 		if tries.Add(1) > 1 {
 			return nil
 		}
@@ -129,6 +130,7 @@ func TestDatabaseRestart(t *testing.T) {
 	if err := cluster.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	d.Pool.Reset() // its connections were to the old server
 	if o = await(t, e, o.ID, finished); show(o) != "succeeded a=done" {
 		t.Errorf("operation is %s", show(o))
 	}

@@ -322,14 +322,20 @@ func (w *worker) awaitCancel(ctx context.Context, o db.Operation, cancel context
 	asked, end := w.DB.Subscribe(db.CancelTopic(o.ID))
 	defer end()
 	for {
-		if now, err := w.DB.Operation(ctx, o.ID); err == nil && now.Cancelling {
+		now, err := w.DB.Operation(ctx, o.ID)
+		if err == nil && now.Cancelling {
 			cancel(cancelled(o.Operation))
 			return
+		}
+		var again <-chan time.Time
+		if err != nil { // the event is spent: ask again without one
+			again = time.After(time.Second)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-asked:
+		case <-again:
 		}
 	}
 }
