@@ -74,6 +74,9 @@ func (a *app) fail(err error) int {
 		e = &sandglass.Error{Code: sandglass.CodeInternal, Message: strings.TrimSuffix(err.Error(), ".") + "."}
 	}
 	_, exit := sandglass.Outcome(e.Code)
+	if _, ok := errors.AsType[rolledBack](err); ok {
+		exit = sandglass.ExitFailed
+	}
 	if a.json {
 		shown := *e
 		shown.Op = ""

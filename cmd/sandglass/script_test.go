@@ -19,6 +19,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("SANDGLASS_TEST_MAIN") != "" { // this is the command, on a test's terminal
+		main()
+	}
 	testscript.Main(m, map[string]func(){"sandglass": main})
 }
 

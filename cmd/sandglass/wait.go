@@ -174,15 +174,24 @@ func (a *app) interrupted(cl *client.Client, o sandglass.Operation, interrupts <
 	return nil
 }
 
-// operationError is the error of an operation that did not succeed; nothing else is said of it but this.
+// rolledBack is the error of an operation that had begun to change things, and went back: its exit code is that of a
+// failure, whatever the code says of a refusal.
+type rolledBack struct{ cause *sandglass.Error }
+
+func (e rolledBack) Error() string { return e.cause.Error() }
+func (e rolledBack) Unwrap() error { return e.cause }
+
+// operationError is the error of an operation that did not succeed.
 func operationError(o sandglass.Operation) error {
 	switch {
 	case o.State == sandglass.Succeeded || !o.State.Finished():
 		return nil
 	case o.State == sandglass.Cancelled:
 		return &sandglass.Error{Code: sandglass.CodeCancelled, Message: fmt.Sprintf("The %s was cancelled; %s is as it was.", o.Kind, o.Environment)}
+	case o.Error != nil && len(o.Steps) > 0 && o.Steps[0].State == sandglass.Failed:
+		return o.Error // the first step is preflight: nothing was changed
 	case o.Error != nil:
-		return o.Error
+		return rolledBack{o.Error}
 	}
 	return &sandglass.Error{Code: sandglass.CodeInternal, Message: fmt.Sprintf("The %s failed without saying why.", o.Kind),
 		Remedy: "Look at its logs: sandglass ops logs " + o.ID}

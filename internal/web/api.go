@@ -45,6 +45,8 @@ func newAPI(stopping context.Context, parts Parts, version string, log *slog.Log
 	a.volumes()
 	a.repository()
 	a.system()
+	// huma does not know the JSON option "string", which keeps 64 bits whole in clients that count in floating point.
+	a.huma.OpenAPI().Components.Schemas.Map()["Incarnation"].Properties["system_identifier"] = &huma.Schema{Type: huma.TypeString}
 	mux.HandleFunc("GET /docs", a.docs)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, &sandglass.Error{Code: "path.not_found", Message: "There is nothing at " + r.URL.Path + ".",

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -29,8 +30,9 @@ const (
 
 // peer is the other end of a Unix socket, as the kernel knows it; err when it could not be asked.
 type peer struct {
-	uid int
-	err error
+	uid  int
+	name string // of the user
+	err  error
 }
 
 // withPeer notes the peer of a new connection (http.Server.ConnContext); of TCP there is none.
@@ -49,22 +51,17 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 			}
 		})
 	}
-	if err != nil {
-		p.err = err
+	if p.err = errors.Join(p.err, err); p.err == nil {
+		p.name = "uid " + strconv.Itoa(p.uid)
+		if u, err := user.LookupId(strconv.Itoa(p.uid)); err == nil {
+			p.name = u.Username
+		}
 	}
 	return context.WithValue(ctx, peerKey, p)
 }
 
 // allowed says whether the peer is the operator: the user that runs serve, or root.
 func (p *peer) allowed() bool { return p.err == nil && (p.uid == os.Getuid() || p.uid == 0) }
-
-// name is the peer's user name.
-func (p *peer) name() string {
-	if u, err := user.LookupId(strconv.Itoa(p.uid)); err == nil {
-		return u.Username
-	}
-	return "uid " + strconv.Itoa(p.uid)
-}
 
 // askedBy is who asks: a user's name, or that of a token.
 func askedBy(ctx context.Context) string {
@@ -78,7 +75,7 @@ func authenticate(tokens tokens, next http.Handler, log *slog.Logger) http.Handl
 		name := ""
 		if p, ok := r.Context().Value(peerKey).(*peer); ok {
 			if p.allowed() {
-				name = p.name()
+				name = p.name
 			}
 		} else if secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 			name = tokens.name(secret)
