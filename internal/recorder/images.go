@@ -67,11 +67,15 @@ func (r *Recorder) images(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err != nil {
+			r.log.Warn("no image was taken", "error", err)
+			err = shown(err)
+		}
 		r.update(func() {
 			r.status.Image, r.failed = nil, err
 			r.taken = max(r.taken, asked)
 			if err != nil {
-				r.status.LastError = sandglass.AsError(err)
+				r.status.LastError = shown(err)
 				return
 			}
 			if r.inc.ID == image.Incarnation {
@@ -81,7 +85,6 @@ func (r *Recorder) images(ctx context.Context) {
 		})
 		retry = time.Time{}
 		if err != nil {
-			r.log.Warn("no image was taken", "error", err)
 			retry = time.Now().Add(imageRetry)
 			if r.imageless() {
 				retry = time.Now().Add(2 * time.Second)

@@ -24,6 +24,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,7 +67,7 @@ const (
 	maxPart      = 8 << 20          // bytes in one part
 	compactAfter = 60               // parts of a segment, before they are made one
 	retryFirst   = 500 * time.Millisecond
-	retryMost    = 15 * time.Second
+	retryMost    = 5 * time.Second
 	imageRetry   = 30 * time.Second
 )
 
@@ -178,7 +179,7 @@ func (r *Recorder) note(err error) {
 	if err == nil {
 		return
 	}
-	e := sandglass.AsError(err)
+	e := shown(err)
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
 		e = &sandglass.Error{Code: CodeStuck, Message: "The server or the repository did not answer in time.", Remedy: "Nothing to do if it passes; the recorder tries again.", Err: err}
 	}
@@ -190,6 +191,19 @@ func (r *Recorder) note(err error) {
 		}
 	})
 	r.log.Warn("not recording", "code", e.Code, "error", err)
+}
+
+// shown is an error as people may see it. What has no code by now and tells of a full disk
+// comes from the repository: the spool's errors have theirs.
+func shown(err error) *sandglass.Error {
+	if e, ok := errors.AsType[*sandglass.Error](err); ok {
+		return e
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return &sandglass.Error{Code: sandglass.CodeRepositoryFull, Op: "record", Err: err, Message: "The repository's disk is full.",
+			Remedy: "Make room on it, or shorten the retention and run `sandglass repo prune`; recording goes on by itself then."}
+	}
+	return sandglass.AsError(err)
 }
 
 // update changes the state and tells everybody who waits.

@@ -170,7 +170,7 @@ func (g *rig) compare(inc sandglass.IncarnationID) (segments int, end sandglass.
 	g.t.Helper()
 	ctx := g.t.Context()
 	out := g.t.TempDir()
-	var first, last string
+	first, last := map[sandglass.TimelineID]string{}, map[sandglass.TimelineID]string{}
 	for s, err := range g.repo.Segments(ctx, "prod", inc) {
 		g.check(err)
 		name := sandglass.SegmentName(s.Timeline, s.Segment, 16<<20)
@@ -195,15 +195,17 @@ func (g *rig) compare(inc sandglass.IncarnationID) (segments int, end sandglass.
 			g.t.Errorf("%s: indexed %v, %d parts left", name, s.Indexed, s.Parts)
 		}
 		g.check(os.WriteFile(filepath.Join(out, name), got, 0o644))
-		if first == "" {
-			first = name
+		if first[s.Timeline] == "" {
+			first[s.Timeline] = name
 		}
-		last = name
+		last[s.Timeline] = name
 		segments++
 	}
-	dump, err := exec.Command(filepath.Join(g.production.Bin, "pg_waldump"), "-q", filepath.Join(out, first), filepath.Join(out, last)).CombinedOutput()
-	if err != nil && !strings.Contains(string(dump), "invalid record length") {
-		g.t.Errorf("pg_waldump: %v %s", err, dump)
+	for tli, from := range first {
+		dump, err := exec.Command(filepath.Join(g.production.Bin, "pg_waldump"), "-q", filepath.Join(out, from), filepath.Join(out, last[tli])).CombinedOutput()
+		if err != nil && !strings.Contains(string(dump), "invalid record length") { // what the end of WAL looks like
+			g.t.Errorf("pg_waldump: %v %s", err, dump)
+		}
 	}
 	return segments, end
 }
