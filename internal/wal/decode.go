@@ -171,6 +171,10 @@ func (x *Indexer) transaction(r *Record, f *fields) {
 	for ; len(dropped) > 0; dropped = dropped[12:] {
 		x.current.Relations = append(x.current.Relations, RelationChange{LSN: r.LSN, XID: t.XID, Kind: RelationDropped, Relation: relationAt(dropped)})
 	}
+	x.seeXID(t.XID)
+	for _, sub := range t.Subs {
+		x.seeXID(sub)
+	}
 	x.current.Transactions = append(x.current.Transactions, t)
 	x.current.LastEnded = r.LSN
 	if !t.Aborted {
@@ -239,8 +243,11 @@ func (x *Indexer) standby(kind uint8, f *fields) {
 	if kind != standbyRunning {
 		return
 	}
-	f.take(16)
-	oldest := f.u32()
+	f.take(12)
+	next, oldest := f.u32(), f.u32()
+	if next > 0 {
+		x.seeXID(next - 1)
+	}
 	if c := x.current; c.NextXID != 0 && oldest != 0 {
 		full := c.NextXID - uint64(uint32(c.NextXID)-oldest)
 		c.OldestXID = max(c.OldestXID, full)

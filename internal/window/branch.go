@@ -189,6 +189,11 @@ func (b *branch) index(ctx context.Context, seg sandglass.SegmentNo) (*wal.Index
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, wal.ErrIndex) {
 		x, err = b.make(ctx, seg)
 	}
+	if d, ok := errors.AsType[*wal.DamageError](err); ok {
+		return nil, &sandglass.Error{Code: sandglass.CodeRepositoryDamaged, Op: "index WAL of " + b.env, Err: err,
+			Message: fmt.Sprintf("The WAL held of %s is damaged at LSN %s: %s.", b.env, d.LSN, d.Problem),
+			Remedy:  "Run `sandglass repo verify`; it says which moments the damage costs."}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("index of %s: %w", sandglass.SegmentName(b.timeline(seg), seg, b.inc.SegmentSize), err)
 	}

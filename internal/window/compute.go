@@ -151,18 +151,24 @@ func (s *resolver) gapsInside(ctx context.Context, at int) ([]sandglass.Gap, err
 		}
 	}
 	slices.SortFunc(all, func(x, y obstacle) int { return cmp.Compare(x.lsn, y.lsn) })
-	var blocked time.Time // up to the image that ends the last obstacle's gap
+	var blocked time.Time // where the gap of the obstacle before ends
 	for _, o := range all {
-		before, after, err := b.around(ctx, o.lsn)
+		before, after, blocks, err := b.around(ctx, o.lsn)
 		if err != nil {
 			return nil, err
+		}
+		if !blocks {
+			continue
+		}
+		if before.IsZero() {
+			before = b.images[0].Ended
 		}
 		if after.IsZero() {
 			if after, err = b.latest(ctx); err != nil {
 				return nil, err
 			}
 		}
-		if !after.After(before) || after.Equal(blocked) {
+		if !after.After(before.Add(time.Microsecond)) || after.Equal(blocked) {
 			continue
 		}
 		blocked = after

@@ -5,6 +5,7 @@ package window
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"sandglass"
@@ -23,30 +24,40 @@ func (s *resolver) upTo(ctx context.Context, at int, until *wal.Transaction, end
 	if until != nil {
 		r.Until, r.NextTime, limit = until.LSN, until.Time, until.LSN
 	}
-	last, err := b.before(ctx, limit)
+	commit, err := b.before(ctx, limit)
 	if err != nil {
 		return r, err
 	}
-	var image sandglass.Image
-	for _, i := range b.images {
-		if i.Consistent < limit {
-			image = i
+	// The newest image comes first. An older one is of use only when that one's own consistency lies
+	// beyond something that the moment itself does not.
+	var refusal error
+	for _, image := range slices.Backward(b.images) {
+		if image.Consistent >= limit {
+			continue
+		}
+		r.Image, r.From, r.CommitTime = image.ID, image.Consistent, time.Time{}
+		follows := commit != nil && commit.LSN >= image.Consistent
+		if follows {
+			r.From, r.CommitTime = commit.LSN, commit.Time
+		}
+		r.Stop, r.ReplayBytes = r.From, int64(r.From-image.Redo)
+		r.Timeline = b.timeline(b.segment(r.Stop))
+		if r.Minimums, err = s.demands(ctx, at, image, r.Stop); err == nil {
+			return r, nil
+		}
+		if refusal == nil {
+			refusal = err
+		}
+		if follows || sandglass.CodeOf(err) == sandglass.CodeInternal {
+			break
 		}
 	}
-	if image.ID == "" {
-		first := b.images[0].Ended
-		return r, s.refuse(sandglass.CodeMomentBefore, time.Time{}, first,
-			fmt.Sprintf("This moment is before the window, which begins at %s.", s.at(first)), "Choose a later moment.")
+	if refusal != nil {
+		return sandglass.Range{}, refusal
 	}
-	r.Image, r.From = image.ID, image.Consistent
-	if last != nil && last.LSN >= image.Consistent {
-		r.From, r.CommitTime = last.LSN, last.Time
-	}
-	r.Stop = r.From
-	r.Timeline = b.timeline(b.segment(r.Stop))
-	r.ReplayBytes = int64(r.Stop - image.Redo)
-	r.Minimums, err = s.demands(ctx, at, image, r.Stop)
-	return r, err
+	first := b.images[0].Ended
+	return sandglass.Range{}, s.refuse(sandglass.CodeMomentBefore, time.Time{}, first,
+		fmt.Sprintf("This moment is before the window, which begins at %s.", s.at(first)), "Choose a later moment.")
 }
 
 // demands are the parameter minimums of a replay from an image to stop. It refuses a replay
@@ -105,10 +116,9 @@ func obstacles(x *wal.Index) []obstacle {
 	return list
 }
 
-// blocked refuses a moment beyond an obstacle, with the last moment before it and the first image after it.
+// blocked refuses a moment beyond an obstacle, with the last moment before it and the first one that the next image reaches.
 func (s *resolver) blocked(ctx context.Context, at int, o obstacle, stop sandglass.LSN) error {
-	b := s.branches[at]
-	before, after, err := b.around(ctx, o.lsn)
+	before, after, _, err := s.branches[at].around(ctx, o.lsn)
 	if err != nil {
 		return err
 	}
@@ -118,27 +128,37 @@ func (s *resolver) blocked(ctx context.Context, at int, o obstacle, stop sandgla
 	remedy := "Choose a moment before it, or wait for the next image and choose a moment after that."
 	if !after.IsZero() {
 		remedy = fmt.Sprintf("Choose a moment up to %s, or from %s on.", s.at(before), s.at(after))
+		if before.IsZero() {
+			remedy = fmt.Sprintf("Choose a moment from %s on.", s.at(after))
+		}
 	}
-	return s.refuse(o.code, before, after, fmt.Sprintf("This moment can't be reached: at LSN %s %s, and there is no image between that and LSN %s.", o.lsn, o.reason, stop), remedy)
+	return s.refuse(o.code, before, after, fmt.Sprintf("This moment can't be reached: at LSN %s %s, and no image lies between that and LSN %s.", o.lsn, o.reason, stop), remedy)
 }
 
-// around are the last moment before a record and the end of the first image after it; zero where there is none.
-func (b *branch) around(ctx context.Context, lsn sandglass.LSN) (before, after time.Time, err error) {
-	last, err := b.before(ctx, lsn)
-	if err != nil {
-		return before, after, err
-	}
-	before = b.images[0].Ended
-	if b.begin() >= lsn {
-		before = time.Time{}
-	}
-	if last != nil {
-		before = latest(before, last.Time)
+// around are the last moment that is reached without passing an obstacle, zero when that is before the branch's first moment,
+// and the first one that the next image reaches, zero when there is no such image. blocks is false when no commit
+// lies beyond the obstacle, so that it is in nobody's way.
+func (b *branch) around(ctx context.Context, lsn sandglass.LSN) (before, after time.Time, blocks bool, err error) {
+	if lsn > b.begin() {
+		t, err := b.after(ctx, lsn)
+		if err == nil && t != nil && t.Aborted {
+			t, err = b.first(ctx, b.segment(t.LSN), func(t *wal.Transaction) bool { return !t.Aborted && t.LSN > lsn })
+		}
+		if err != nil || t == nil {
+			return before, after, false, err
+		}
+		if t.Time.After(b.images[0].Ended) {
+			before = t.Time.Add(-time.Microsecond)
+		}
 	}
 	for _, i := range b.images {
 		if i.Redo > lsn {
-			return before, i.Ended, nil
+			after, err = b.high(ctx, i.Consistent)
+			if after.IsZero() || lsn < b.begin() {
+				after = i.Ended
+			}
+			return before, after, true, err
 		}
 	}
-	return before, after, nil
+	return before, after, true, nil
 }

@@ -196,6 +196,31 @@ func (b *branch) later(ctx context.Context, t time.Time) (*wal.Transaction, erro
 	return b.first(ctx, seg, func(x *wal.Transaction) bool { return x.Time.After(t) })
 }
 
+// high is the highest time of a commit or abort before lsn, as far as neighbours go; zero when there is none.
+func (b *branch) high(ctx context.Context, lsn sandglass.LSN) (time.Time, error) {
+	var high time.Time
+	seg := b.segment(lsn)
+	x, err := b.index(ctx, seg)
+	if err != nil {
+		return high, err
+	}
+	for i := range x.Transactions {
+		if x.Transactions[i].LSN < lsn {
+			high = latest(high, x.Transactions[i].Time)
+		}
+	}
+	if seg.Start(b.inc.SegmentSize) > b.from {
+		p, err := b.index(ctx, seg-1)
+		if err != nil {
+			return high, err
+		}
+		if high.IsZero() || p.HighTime.Sub(high) <= wal.MaxDisorder {
+			high = latest(high, p.HighTime)
+		}
+	}
+	return high, nil
+}
+
 // linked gives the indexes of segments from that of to back to that of from which a chain of links names, newest first.
 func (b *branch) linked(ctx context.Context, from, to sandglass.LSN, is func(*wal.Index) bool, link func(*wal.Index) sandglass.LSN) iter.Seq2[*wal.Index, error] {
 	return func(yield func(*wal.Index, error) bool) {
