@@ -5,6 +5,8 @@ package policy
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,7 +37,9 @@ type job struct {
 
 // Neutralize takes out of the copy what must not come along and gives it what is the
 // sandbox's own. It may be repeated with the same Input.Run, after any interruption, and then
-// does only what is left. The report tells the whole, earlier attempts included.
+// does only what is left. When Input.Target has changed since (somebody gave a role another
+// password while the restore ran), the rules on the sandbox's own roles and rights are applied
+// again. The report tells the whole, earlier attempts included.
 func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	began := time.Now()
 	if in.Run == "" {
@@ -57,6 +61,9 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	}
 	if err := st.Connect.in(ctx, home, func(conn *pgx.Conn) error { return j.recordFirst(ctx, conn, first) }); err != nil {
 		return j.report, fmt.Errorf("record first rules: %w", err)
+	}
+	if err := j.forgetOldTarget(ctx); err != nil {
+		return j.report, fmt.Errorf("compare with the sandbox of before: %w", err)
 	}
 	rest := rules()[2:]
 	j.total = 2
@@ -118,6 +125,55 @@ func (j *job) beginIn(ctx context.Context, tx pgx.Tx) error {
 			seconds double precision NOT NULL, notes text[] NOT NULL, missed text[] NOT NULL);
 		COMMENT ON TABLE sandglass.rule_done IS `+literal(j.in.Run))
 	return err
+}
+
+// targetRecord is the row of rule_done in home that holds the fingerprint of the Target the rules were applied for.
+const targetRecord = "target"
+
+// forgetOldTarget removes the records of the rules that depend on the Target when it is not the
+// one they were applied for. Home, with the fingerprint, comes last: a kill before that only
+// makes it happen again.
+func (j *job) forgetOldTarget(ctx context.Context) error {
+	b, err := json.Marshal(j.in.Target)
+	if err != nil {
+		return err
+	}
+	now := fmt.Sprintf("%x", sha256.Sum256(b))
+	var names []string
+	for _, r := range rules() {
+		if r.ofTarget {
+			names = append(names, r.name)
+		}
+	}
+	var before outcome
+	var found bool
+	if err := j.st.Connect.in(ctx, home, func(conn *pgx.Conn) (err error) {
+		before, _, found, err = doneBefore(ctx, conn, targetRecord)
+		return err
+	}); err != nil || found && slices.Equal(before.notes, []string{now}) {
+		return err
+	}
+	databases := append(slices.DeleteFunc(slices.Clone(j.names), func(n string) bool { return n == home }), home)
+	for _, database := range databases {
+		if !found && database != home {
+			continue // the first attempt: nothing to forget
+		}
+		err := j.st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
+			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+				if err := j.beginIn(ctx, tx); err != nil {
+					return err
+				}
+				if _, err := tx.Exec(ctx, `DELETE FROM sandglass.rule_done WHERE rule = ANY ($1)`, append(names, targetRecord)); err != nil || database != home {
+					return err
+				}
+				return record(ctx, tx, targetRecord, outcome{notes: []string{now}}, 0)
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runIn runs the rules in one database.

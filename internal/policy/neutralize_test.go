@@ -81,7 +81,8 @@ func TestNeutralize(t *testing.T) {
 	if len(hashes) != 4 {
 		t.Fatalf("hashes of production: %q", hashes)
 	}
-	target := readTarget(t, makeTarget(t))
+	sandbox := makeTarget(t)
+	target := readTarget(t, sandbox)
 	st, in := staging(copied), policy.Input{Run: "20261122t000000-aaaa", Source: prod, Environment: uat, Target: target}
 
 	findings, facts, err := policy.Inspect(t.Context(), st, in)
@@ -143,6 +144,29 @@ func TestNeutralize(t *testing.T) {
 		t.Errorf("proof: %q", strings.Join(stops, "\n"))
 	}
 	checkLogins(t, copied)
+	// Somebody changes a password and makes a role while the restore runs.
+	sandbox.Exec(t, "postgres", `ALTER ROLE uat_app PASSWORD 'changed'`, `CREATE ROLE newcomer LOGIN PASSWORD 'newcomer'`, `GRANT testers TO newcomer`)
+	in.Target = readTarget(t, sandbox)
+	if stops := prove(t, st, in); len(stops) == 0 {
+		t.Error("an old password passes for the sandbox's own")
+	}
+	if report, err = policy.Neutralize(t.Context(), st, in); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(wantMissed, report.NotReapplied); diff != "" {
+		t.Error("not re-applied", diff)
+	}
+	if stops := prove(t, st, in); stops != nil {
+		t.Errorf("proof after a change of the sandbox: %q", stops)
+	}
+	for password, opens := range map[string]bool{"changed": true, "uat-app": false} {
+		if err := as(t.Context(), copied, "uat_app", password, "shop_uat"); (err == nil) != opens {
+			t.Errorf("login with %q: %v", password, err)
+		}
+	}
+	if err := as(t.Context(), copied, "newcomer", "newcomer", "reports"); err != nil {
+		t.Error(err)
+	}
 	if err := policy.Finish(t.Context(), st); err != nil {
 		t.Fatal(err)
 	}

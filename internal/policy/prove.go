@@ -29,9 +29,6 @@ type assertion struct {
 
 type prover struct {
 	in       Input
-	major    int
-	rules    []string // that must be recorded
-	finals   []string // databases that may be there
 	findings []sandglass.Finding
 }
 
@@ -72,10 +69,7 @@ func assertions() []assertion {
 // After the sandbox's own migrations (Input.Synchronized) a stop whose code the environment
 // accepts is a warning. An error means that the copy could not be asked.
 func Prove(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, error) {
-	p := &prover{in: in, major: st.Major}
-	for _, r := range rules() {
-		p.rules = append(p.rules, r.name)
-	}
+	p := &prover{in: in}
 	var names []string
 	err := st.Connect.in(ctx, home, func(conn *pgx.Conn) (err error) {
 		names, err = column(ctx, conn, `SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY 1`)

@@ -18,6 +18,9 @@ type rule struct {
 	everyDatabase bool
 	// needsTarget: nothing to do at a first restore.
 	needsTarget bool
+	// ofTarget: depends on the sandbox's own roles and rights, hence is applied again when those
+	// have changed since.
+	ofTarget bool
 	// tx works in the transaction that records the rule as done. plain is for statements that
 	// can't be in one; it must find out by itself what is left to do.
 	tx    func(context.Context, *job, pgx.Tx, *outcome) error
@@ -58,19 +61,19 @@ func rules() []rule {
 			why: "A new subscription would take their positions for its own."},
 		{name: "replication-slots", plain: dropSlots, what: "Replication slots are dropped.",
 			why: "Nobody reads them here, and they would fill the disk with WAL."},
-		{name: "production-roles", tx: closeRoles, what: "Production's roles can't log in: no password, no attributes.",
+		{name: "production-roles", ofTarget: true, tx: closeRoles, what: "Production's roles can't log in: no password, no attributes.",
 			why: "A password of production must open nothing in a sandbox."},
-		{name: "sandbox-roles", needsTarget: true, tx: giveRoles, what: "The sandbox's roles keep their passwords and attributes.",
+		{name: "sandbox-roles", needsTarget: true, ofTarget: true, tx: giveRoles, what: "The sandbox's roles keep their passwords and attributes.",
 			why: "People go on using the logins they have."},
-		{name: "memberships", tx: giveMemberships, what: "Memberships are the sandbox's; roles_map adds its own.",
+		{name: "memberships", ofTarget: true, tx: giveMemberships, what: "Memberships are the sandbox's; roles_map adds its own.",
 			why: "What a role may do follows from what it belongs to."},
-		{name: "database-access", needsTarget: true, tx: giveDatabaseAccess, what: "Owners, limits and access of the databases are the sandbox's.",
+		{name: "database-access", needsTarget: true, ofTarget: true, tx: giveDatabaseAccess, what: "Owners, limits and access of the databases are the sandbox's.",
 			why: "Who may connect to what is the sandbox's own affair."},
-		{name: "grants", everyDatabase: true, needsTarget: true, tx: giveGrants, what: "The sandbox's grants and default privileges are given again to what exists by name.",
+		{name: "grants", everyDatabase: true, needsTarget: true, ofTarget: true, tx: giveGrants, what: "The sandbox's grants and default privileges are given again to what exists by name.",
 			why: "Its roles need their rights on production's tables."},
-		{name: "settings", tx: giveSettings, what: "Settings of roles and databases are the sandbox's, none is production's.",
+		{name: "settings", ofTarget: true, tx: giveSettings, what: "Settings of roles and databases are the sandbox's, none is production's.",
 			why: "Production's settings name its libraries, its sizes and its search paths."},
-		{name: "rewrite-catalogs", everyDatabase: true, plain: rewriteCatalogs, what: "The catalogs that held passwords are rewritten.",
+		{name: "rewrite-catalogs", everyDatabase: true, ofTarget: true, plain: rewriteCatalogs, what: "The catalogs that held passwords are rewritten.",
 			why: "PostgreSQL leaves old values in its files until then."},
 	}
 }
