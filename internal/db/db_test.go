@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 func open(t *testing.T) *db.DB {
 	t.Helper()
 	name := strings.ToLower(t.Name())
-	cluster.Exec(t, "postgres", "CREATE DATABASE "+name)
+	cluster.Exec(t, "postgres", "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)", "CREATE DATABASE "+name)
 	d, err := db.Open(t.Context(), cluster.ConnString(name), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func wantCode(t *testing.T, err error, code sandglass.Code) {
 
 // TestOpenTogether: many processes that open a new database at once make one schema.
 func TestOpenTogether(t *testing.T) {
-	cluster.Exec(t, "postgres", "CREATE DATABASE opentogether")
+	cluster.Exec(t, "postgres", "DROP DATABASE IF EXISTS opentogether", "CREATE DATABASE opentogether")
 	var all sync.WaitGroup
 	for range 5 {
 		all.Go(func() {
@@ -100,7 +100,8 @@ func TestNewerIsRefused(t *testing.T) {
 // TestOrdinaryRole: a role of a team that owns nothing but a schema made for it.
 func TestOrdinaryRole(t *testing.T) {
 	// The schema is there: making one would need CREATE on the database.
-	cluster.Exec(t, "postgres", "CREATE ROLE team LOGIN PASSWORD 'secret'", "CREATE DATABASE ordinaryrole")
+	cluster.Exec(t, "postgres", "DROP DATABASE IF EXISTS ordinaryrole WITH (FORCE)", "DROP ROLE IF EXISTS team",
+		"CREATE ROLE team LOGIN PASSWORD 'secret'", "CREATE DATABASE ordinaryrole")
 	cluster.Exec(t, "ordinaryrole", "CREATE SCHEMA sandglass AUTHORIZATION team")
 	d, err := db.Open(t.Context(), cluster.URL("team", "secret", "ordinaryrole"), slog.New(slog.DiscardHandler))
 	ok(t, err)

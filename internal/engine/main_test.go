@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// open gives the tests' database, in a schema shared by all: each test has a host of its own.
+// open gives the tests' database, without what the test before left in it.
 func open(t *testing.T) *db.DB {
 	t.Helper()
 	d, err := db.Open(t.Context(), cluster.ConnString("postgres"), slog.New(slog.DiscardHandler))
@@ -54,6 +54,7 @@ func open(t *testing.T) *db.DB {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.Close)
+	cluster.Exec(t, "postgres", "DELETE FROM sandglass.operation", "DELETE FROM sandglass.river_job")
 	return d
 }
 
