@@ -179,7 +179,7 @@ func Outcome(c Code) (status, exit int) {
 	case c == CodeProductionUnreachable, c == CodeProductionPassword:
 		return 502, ExitUnreachable
 	case noun == "environment", noun == "moment", noun == "window", noun == "production", noun == "slot", noun == "history",
-		noun == "binaries", noun == "seal", noun == "preflight", noun == "undo":
+		noun == "binaries", noun == "seal", noun == "preflight", noun == "undo", noun == "prune_plan", noun == "metadata":
 		return 409, ExitRefused
 	}
 	return 500, ExitFailed
