@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ func Discard(ctx context.Context, c Config) error {
 		}
 	}
 	for {
-		pids := c.ours(holders(c.Data))
+		pids := append(c.servers(), c.clients()...)
 		if len(pids) == 0 {
 			break
 		}
@@ -54,17 +55,24 @@ func (c Config) socket() string {
 	return filepath.Join(c.Run, ".s.PGSQL."+strconv.Itoa(c.port()))
 }
 
-// ours leaves out processes that only happen to stand in the folder, such as somebody's shell.
-func (c Config) ours(pids []int) []int {
-	var ours []int
-	for _, pid := range pids {
-		exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
-		name := strings.TrimSuffix(filepath.Base(exe), " (deleted)")
-		if err == nil && (name == "postgres" || name == "initdb" || exe == c.helper() || startedOn(pid, c.Data)) {
-			ours = append(ours, pid)
-		}
-	}
-	return ours
+// servers are the PostgreSQL processes that work in the data folder. Others only happen to stand there,
+// such as somebody's shell.
+func (c Config) servers() []int {
+	return slices.DeleteFunc(holders(c.Data), func(pid int) bool {
+		name := filepath.Base(executable(pid))
+		return name != "postgres" && name != "initdb" && !startedOn(pid, c.Data)
+	})
+}
+
+// clients are the processes of restore_command, which may outlive their server for a while.
+func (c Config) clients() []int {
+	return slices.DeleteFunc(holders(c.Data), func(pid int) bool { return executable(pid) != c.helper() || startedOn(pid, c.Data) })
+}
+
+// executable is the path of a process's program.
+func executable(pid int) string {
+	path, _ := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	return strings.TrimSuffix(path, " (deleted)")
 }
 
 // quit asks a postmaster for an immediate shutdown and gives it a few seconds.

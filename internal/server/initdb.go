@@ -64,9 +64,8 @@ func InitDB(ctx context.Context, c Config, o InitOptions) error {
 // role and no pg_hba.conf can keep us out. It gives the server's output. The first error ends it
 // (CodeServerFailed). No server may run on the data folder.
 func SingleUser(ctx context.Context, c Config, database string, sql ...string) (string, error) {
-	if pids := holders(c.Data); len(pids) > 0 {
-		return "", &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "run single-user server",
-			Message: fmt.Sprintf("The data folder %s is in use by process %d.", c.Data, pids[0]), Remedy: "Stop the server that runs on it first."}
+	if err := c.free(); err != nil {
+		return "", err
 	}
 	if err := c.write(false); err != nil {
 		return "", err
@@ -74,7 +73,11 @@ func SingleUser(ctx context.Context, c Config, database string, sql ...string) (
 	// With -j a statement ends with a semicolon and an empty line (InteractiveBackend in tcop/postgres.c).
 	var input strings.Builder
 	for _, statement := range sql {
-		input.WriteString(strings.TrimRight(strings.TrimSpace(statement), ";") + ";\n\n")
+		statement = strings.TrimRight(strings.TrimSpace(statement), ";")
+		if strings.Contains(statement, ";\n\n") {
+			return "", fmt.Errorf("run single-user server: a statement has a semicolon before an empty line, which would end it: %q", statement)
+		}
+		input.WriteString(statement + ";\n\n")
 	}
 	// Files, not pipes: they can hold any amount, and the process can be waited for without a copier.
 	stdin, err := scratch(input.String())

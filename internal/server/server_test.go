@@ -38,6 +38,10 @@ func TestAdopt(t *testing.T) {
 	}
 	sealed := c
 	sealed.Seal = &server.Seal{Volume: dir}
+	whatever := server.Config{Data: c.Data, Run: c.Run, Owner: c.Owner}
+	any, err := server.Adopt(testContext(t), whatever)
+	must(t, err)
+	any.Close()
 	if _, err := server.Adopt(testContext(t), sealed); sandglass.CodeOf(err) != sandglass.CodeServerFailed {
 		t.Errorf("adopting an open server as a sealed one said %v", err)
 	}
@@ -72,8 +76,15 @@ func TestKilled(t *testing.T) {
 	dir := tempDir(t)
 	c, p := newCluster(t, dir, nil)
 	id := sharedMemory(t, c)
+	// One process of it can't end by itself, and keeps the memory.
+	conn := connect(t, c, "postgres")
+	stuck := ask[int](t, conn, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+	must(t, syscall.Kill(stuck, syscall.SIGSTOP))
 	must(t, syscall.Kill(p.PID(), syscall.SIGKILL))
 	<-p.Exited()
+	if _, err := server.Start(testContext(t), c); sandglass.CodeOf(err) != sandglass.CodeVolumeInUse {
+		t.Errorf("starting beside what is left of a server said %v", err)
+	}
 	must(t, server.Discard(testContext(t), c))
 	if segmentExists(t, id) {
 		t.Errorf("shared memory %s is left", id)

@@ -226,7 +226,7 @@ func (c Config) fixed() []string {
 		"config_file":             c.conf("postgresql.conf"),
 		"hba_file":                c.conf("pg_hba.conf"),
 		"ident_file":              c.conf("pg_ident.conf"),
-		"unix_socket_directories": c.Run,
+		"unix_socket_directories": `"` + strings.ReplaceAll(c.Run, `"`, `""`) + `"`, // a list
 		"unix_socket_permissions": "0700",
 		"port":                    strconv.Itoa(c.port()),
 		"archive_mode":            "off",

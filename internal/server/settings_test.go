@@ -141,6 +141,9 @@ func TestSealedLife(t *testing.T) {
 	if _, err := server.Adopt(testContext(t), open); err == nil {
 		t.Error("a sealed server was adopted as an open one")
 	}
+	whatever, err := server.Adopt(testContext(t), server.Config{Data: c.Data, Run: c.Run, Owner: c.Owner})
+	must(t, err)
+	whatever.Close()
 	conn.Close(testContext(t))
 	must(t, p.Stop(testContext(t), server.Fast))
 	settings, err := server.SandboxSettings(c.Binaries.Major, sandglass.Server{}, sandglass.Parameters{})

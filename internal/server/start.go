@@ -31,8 +31,9 @@ const (
 	Immediate
 )
 
-// killAfter is how long an immediate stop may take before SIGKILL.
-const killAfter = 5 * time.Second
+// killAfter is how long an immediate stop may take before SIGKILL: a little more than the
+// postmaster's own patience with its children (SIGKILL_CHILDREN_AFTER_SECS in postmaster/postmaster.c).
+const killAfter = 7 * time.Second
 
 // Postmaster is a running server. It lives on when we end; Close only stops watching it.
 type Postmaster struct {
@@ -46,10 +47,8 @@ type Postmaster struct {
 // Start starts a server in a session of its own and returns once the binary runs; see Ready. It
 // refuses while another process works in the data folder (CodeVolumeInUse).
 func Start(ctx context.Context, c Config) (*Postmaster, error) {
-	if pids := holders(c.Data); len(pids) > 0 {
-		return nil, &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "start server",
-			Message: fmt.Sprintf("The data folder %s is in use by process %d.", c.Data, pids[0]),
-			Remedy:  "Stop the server that runs on it first."}
+	if err := c.free(); err != nil {
+		return nil, err
 	}
 	if err := c.write(false); err != nil {
 		return nil, err
@@ -80,6 +79,16 @@ func Start(ctx context.Context, c Config) (*Postmaster, error) {
 	}
 	cmd.Process.Release()
 	return p, nil
+}
+
+// free makes sure that no server works in the data folder.
+func (c Config) free() error {
+	pids := c.servers()
+	if len(pids) == 0 {
+		return nil
+	}
+	return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "start server",
+		Message: fmt.Sprintf("The data folder %s is in use by process %d.", c.Data, pids[0]), Remedy: "Stop the server that runs on it first."}
 }
 
 // openLog opens the server's log for appending; it is the owner's, and nobody else may read it.
@@ -138,7 +147,8 @@ func (o Owner) credential() *syscall.Credential {
 
 // Adopt finds the running server of a data folder, started by us before or by an earlier life of
 // ours. It is ErrNotRunning where there is none. A server that should be sealed and is not, or the other
-// way round, is CodeServerFailed.
+// way round, is CodeServerFailed; but a Config without Settings, with which no server can be started, only one
+// stopped, adopts either.
 func Adopt(ctx context.Context, c Config) (*Postmaster, error) {
 	pid, err := c.findPostmaster(ctx)
 	if err != nil {
@@ -164,7 +174,7 @@ func Adopt(ctx context.Context, c Config) (*Postmaster, error) {
 		return nil, fmt.Errorf("adopt server: %w", err)
 	}
 	p.sealed = theirs != ours
-	if want := c.Seal != nil; want != p.sealed && !(want && c.Seal.ConfigOnly) {
+	if want := c.Seal != nil; c.Settings != nil && want != p.sealed && !(want && c.Seal.ConfigOnly) {
 		w.close()
 		return nil, &sandglass.Error{Code: sandglass.CodeServerFailed, Op: "adopt server",
 			Message: fmt.Sprintf("The server on %s runs sealed: %t, but should be: %t.", c.Data, p.sealed, want),
