@@ -155,7 +155,7 @@ func (s *story) keepLogs() {
 	if err != nil || len(log) == 0 {
 		return
 	}
-	kept := fmt.Sprintf("%s-%s.log", DefaultDir(), time.Now().UTC().Format("20060102t150405"))
+	kept := fmt.Sprintf("%s-%d-%s.log", DefaultDir(), os.Getpid(), time.Now().UTC().Format("20060102t150405"))
 	if os.WriteFile(kept, log, 0o600) == nil {
 		s.line("The log of `sandglass serve` is kept in " + kept)
 	}

@@ -104,7 +104,13 @@ func (s *story) record(ctx context.Context) (err error) {
 	if _, err := s.command(ctx, "apply", "-f", file); err != nil {
 		return err
 	}
+	if _, err := s.command(ctx, "record", "start", "prod"); err != nil {
+		return err
+	}
 	begin := time.Now()
+	if _, err := s.command(ctx, "record", "start", "prod"); err != nil {
+		return err
+	}
 	if err := s.await(ctx, 60*time.Second, "the first image of prod", func() (bool, error) {
 		w, err := s.client.Window(ctx, "prod")
 		if sandglass.CodeOf(err) == sandglass.CodeWindowEmpty {

@@ -92,8 +92,7 @@ func (h *Host) unrehearse(ctx context.Context, run *engine.Run) error {
 
 // stopStagingCleanly shuts the staging server down, so that its volume is a plain, consistent data folder.
 func (h *Host) stopStagingCleanly(ctx context.Context, volumeID string) error {
-	l := h.Volumes.Layout(volumeID)
-	return ensureStopped(ctx, server.Config{Data: l.Data, Run: l.Run, Owner: h.Owner, Helper: h.Helper}, server.Fast)
+	return ensureStopped(ctx, h.whatever(volumeID), server.Fast)
 }
 
 func (h *Host) checkpoint(ctx context.Context, connect policy.Connect) error {
@@ -453,7 +452,7 @@ func (h *Host) finish(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
-	result := Result{Moment: momentText(run.Operation), Volume: m.Volume, Kept: m.Previous, UnreachableSeconds: m.Opened.Sub(m.Fenced).Seconds()}
+	result := Result{Volume: m.Volume, Kept: m.Previous, UnreachableSeconds: m.Opened.Sub(m.Fenced).Seconds()}
 	for _, id := range []string{m.Volume, m.Previous} {
 		if id == "" {
 			continue
@@ -472,6 +471,13 @@ func (h *Host) finish(ctx context.Context, run *engine.Run) error {
 			return err
 		}
 		result.KeptUntil = v.KeptUntil
+	}
+	if m.Volume != "" {
+		v, err := h.DB.Volume(ctx, m.Volume)
+		if err != nil {
+			return err
+		}
+		result.Moment = v.Moment
 	}
 	target, err := h.environment(ctx, run.Request.Environment)
 	if err != nil {

@@ -43,8 +43,11 @@ func (h *Host) copyOf(ctx context.Context, run *engine.Run) (policy.Staging, pol
 
 // inspect asks the copy. A stop discards it; a warning is recorded.
 func (h *Host) inspect(ctx context.Context, run *engine.Run) error {
-	st, in, _, err := h.copyOf(ctx, run)
+	st, in, target, err := h.copyOf(ctx, run)
 	if err != nil {
+		return err
+	}
+	if in.Target, err = h.readTarget(ctx, target); err != nil {
 		return err
 	}
 	findings, facts, err := policy.Inspect(ctx, st, in)

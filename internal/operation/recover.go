@@ -81,8 +81,7 @@ func (h *Host) destroyVolume(ctx context.Context, id, dir string) error {
 	if v.State == sandglass.VolumeCurrent {
 		return fmt.Errorf("volume %s is the current one of %s and is not destroyed", id, v.Environment)
 	}
-	l := h.Volumes.Layout(id)
-	c := server.Config{Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"), Owner: h.Owner, Helper: h.Helper}
+	c := h.whatever(id)
 	if err := ensureStopped(ctx, c, server.Immediate); err != nil {
 		return err
 	}
@@ -271,8 +270,7 @@ func (h *Host) stopStaging(ctx context.Context, run *engine.Run) error {
 	if err != nil || m.Volume == "" {
 		return err
 	}
-	l := h.Volumes.Layout(m.Volume)
-	return ensureStopped(ctx, server.Config{Data: l.Data, Run: l.Run, Owner: h.Owner, Helper: h.Helper}, server.Immediate)
+	return ensureStopped(ctx, h.whatever(m.Volume), server.Immediate)
 }
 
 // preloadFor keeps of production's preload list what replay and SQL of a copy need: libraries

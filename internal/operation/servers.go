@@ -113,6 +113,13 @@ func (h *Host) Sandbox(ctx context.Context, e db.Environment) (server.Config, er
 	return opened(c, e.Declaration, e.Held), err
 }
 
+// whatever finds the server of a volume as it is, sealed or not, to stop it.
+func (h *Host) whatever(volumeID string) server.Config {
+	l := h.Volumes.Layout(volumeID)
+	return server.Config{Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"), Owner: h.Owner, Helper: h.Helper,
+		Seal: &server.Seal{Volume: l.Root, ConfigOnly: true}}
+}
+
 // running finds the server of the configuration; nil when none runs.
 func running(ctx context.Context, c server.Config) (*server.Postmaster, error) {
 	p, err := server.Adopt(ctx, c)
