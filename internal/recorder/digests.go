@@ -3,27 +3,26 @@ package recorder
 // The file that says which digests in the recorder's folder are those of the last image.
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
-// KeepDigests makes a manifest file in a recorder's folder the one that the next image
-// shares chunks with. Losing it costs one full image, so problems are only reported.
-func KeepDigests(dir, name string, warn func(msg string, args ...any)) {
+// keepDigests makes a manifest file in a recorder's folder the one that the next image
+// shares chunks with. Losing it costs one full image, no more.
+func keepDigests(dir, name string) error {
 	temporary := filepath.Join(dir, digestsFile+".new")
-	err := os.WriteFile(temporary, []byte(name), 0o600)
-	if err == nil {
-		err = os.Rename(temporary, filepath.Join(dir, digestsFile))
+	if err := os.WriteFile(temporary, []byte(name), 0o600); err != nil {
+		return err
 	}
-	if err != nil {
-		warn("the digests of the image could not be kept", "error", err)
-		return
+	if err := os.Rename(temporary, filepath.Join(dir, digestsFile)); err != nil {
+		return err
 	}
-	old, _ := filepath.Glob(filepath.Join(dir, "*.manifest"))
+	old, err := filepath.Glob(filepath.Join(dir, "*.manifest"))
 	for _, path := range old {
-		if base := filepath.Base(path); base != name && !strings.HasPrefix(base, ".") {
-			_ = os.Remove(path)
+		if filepath.Base(path) != name {
+			err = errors.Join(err, os.Remove(path))
 		}
 	}
+	return err
 }

@@ -410,10 +410,11 @@ func (r *Recorder) digests() *repo.Digests {
 
 // keepDigests remembers the digests of a new image, and removes older ones.
 func (r *Recorder) keepDigests(d *repo.Digests) {
-	name := filepath.Base(d.Path())
-	if err := d.Close(); err != nil {
-		r.log.Warn("the digests of the image could not be kept", "error", err)
-		return
+	err := d.Close()
+	if err == nil {
+		err = keepDigests(r.dir, filepath.Base(d.Path()))
 	}
-	KeepDigests(r.dir, name, r.log.Warn)
+	if err != nil {
+		r.log.Warn("the digests of the image could not be kept, so the next image may be a full one", "error", err)
+	}
 }

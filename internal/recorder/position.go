@@ -45,15 +45,25 @@ func newID(now time.Time) string {
 	return now.UTC().Format("20060102t150405") + "-" + string(b[:])
 }
 
-// open finds the incarnation to go on with; its ID is empty if there is none.
+// open finds the incarnation to go on with; its ID is empty if there is none. If the one asked
+// for has ended, it is one that began after that: others may be kept volumes' own.
 func (r *Recorder) open(ctx context.Context) (sandglass.Incarnation, error) {
 	incs, err := r.repo.Incarnations(ctx, r.env.Name)
 	if err != nil {
 		return sandglass.Incarnation{}, fmt.Errorf("find incarnation: %w", err)
 	}
+	var since time.Time
+	for _, i := range incs {
+		if i.ID == r.want && i.Ended.IsZero() {
+			return i, nil
+		}
+		if i.ID == r.want {
+			since = i.Ended
+		}
+	}
 	var found sandglass.Incarnation
 	for _, i := range incs {
-		if i.Ended.IsZero() && (r.want == "" || i.ID == r.want) && (found.ID == "" || i.Began.After(found.Began)) {
+		if i.Ended.IsZero() && !i.Began.Before(since) && (found.ID == "" || i.Began.After(found.Began)) {
 			found = i
 		}
 	}
@@ -123,10 +133,7 @@ func (r *Recorder) endIncarnation(ctx context.Context, inc sandglass.Incarnation
 		return fmt.Errorf("end incarnation: %w", err)
 	}
 	r.log.Warn("a stretch of history has ended", "incarnation", inc.ID, "code", why.Code, "reason", why.Message)
-	r.update(func() {
-		r.status.LastError, r.live = why, nil
-		r.want = ""
-	})
+	r.update(func() { r.status.LastError, r.live = why, nil })
 	return nil
 }
 

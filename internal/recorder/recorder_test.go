@@ -33,7 +33,8 @@ type rig struct {
 	key        string
 	repo       *repo.Repository
 	*recorder.Recorder
-	stop func()
+	stop   func()
+	config func(*recorder.Config) // changes what the next recorder is told
 }
 
 func newRig(t *testing.T, o pgtest.Options) *rig {
@@ -84,7 +85,11 @@ func (g *rig) start() {
 
 func (g *rig) startWith(r *repo.Repository) {
 	g.t.Helper()
-	g.Recorder = recorder.New(recorder.Config{Environment: g.env, Repository: r, Dir: g.dir, Log: slog.New(slog.NewTextHandler(testLog{g.t}, nil))})
+	config := recorder.Config{Environment: g.env, Repository: r, Dir: g.dir, Log: slog.New(slog.NewTextHandler(testLog{g.t}, nil))}
+	if g.config != nil {
+		g.config(&config)
+	}
+	g.Recorder = recorder.New(config)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	rec := g.Recorder

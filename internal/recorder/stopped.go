@@ -20,7 +20,8 @@ import (
 // shutdown checkpoint, at which the copy is also consistent. tablespaces maps the OID of each
 // tablespace to its folder. The image carries what image says (ID, Environment and Incarnation
 // must be set; Settings, Databases and Preload may be); o.Known are the digests of the image
-// that its chunks may be shared with.
+// that its chunks may be shared with; o.Dir must be the recorder's folder, whose
+// next image shares chunks with this one.
 //
 // No WAL is part of an image. The segment that holds the checkpoint must come into the
 // repository by the recorder of the same incarnation, which begins with it: nothing that
@@ -56,7 +57,13 @@ func ImageStopped(ctx context.Context, r *repo.Repository, image sandglass.Image
 		_ = w.Abort(context.WithoutCancel(ctx))
 		return image, nil, fmt.Errorf("image stopped server: %w", err)
 	}
-	return w.Finish(ctx, image)
+	image, digests, err := w.Finish(ctx, image)
+	if err == nil && digests != nil {
+		if err := keepDigests(o.Dir, filepath.Base(digests.Path())); err != nil {
+			return image, digests, fmt.Errorf("image stopped server: keep its digests: %w", err)
+		}
+	}
+	return image, digests, err
 }
 
 // checkpointEnd reads where the last checkpoint's record ends, from the data folder's WAL.
