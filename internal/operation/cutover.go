@@ -99,10 +99,11 @@ func (h *Host) checkpoint(ctx context.Context, connect policy.Connect) error {
 	return execute(ctx, connect, "CHECKPOINT")
 }
 
-// newSegment checkpoints, and begins a segment of WAL that holds nothing of before: the sandbox's
+// newSegment begins a segment of WAL that holds nothing of before, and removes all older ones: they hold
+// what the rules took out. The sandbox's
 // own history begins in it.
 func (h *Host) newSegment(ctx context.Context, connect policy.Connect) error {
-	return execute(ctx, connect, "CHECKPOINT", "SELECT pg_switch_wal()")
+	return execute(ctx, connect, "CHECKPOINT", "SELECT pg_switch_wal()", "CHECKPOINT")
 }
 
 func execute(ctx context.Context, connect policy.Connect, statements ...string) error {
