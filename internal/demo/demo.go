@@ -51,7 +51,6 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		s.keepLogs()
 	}
-	s.line("")
 	s.chapter("Taking everything down")
 	if downErr := Down(o.Dir); downErr != nil {
 		s.check("no process, no mount and no file is left", false, downErr.Error())
@@ -115,7 +114,8 @@ func (s *story) state() string { return filepath.Join(s.Dir, "state") }
 func (s *story) command(ctx context.Context, args ...string) (time.Duration, error) {
 	s.prompt(append([]string{"sandglass"}, args...))
 	cmd := s.sandglass(ctx, args...)
-	cmd.Stdout, cmd.Stderr = s.indented(), s.indented()
+	cmd.Stdout = s.shortened(s.indented(), "What happens", "preflight", "(Here it says what happens, why, and what is not copied: --plan shows that alone.)")
+	cmd.Stderr = s.indented()
 	begin := time.Now()
 	if err := cmd.Run(); err != nil {
 		return 0, fmt.Errorf("sandglass %s: %w", args[0], err)
@@ -140,7 +140,9 @@ func (s *story) check(what string, holds bool, detail string) {
 }
 
 func (s *story) verdict() error {
+	s.line("")
 	if len(s.failed) == 0 {
+		s.line(s.style(styleGreen, "Every check held."))
 		return nil
 	}
 	for _, f := range s.failed {

@@ -97,6 +97,43 @@ func (i *indenter) Write(b []byte) (int, error) {
 	return n, nil
 }
 
+// shortened leaves out of a command's output what lies between a line that begins with from and the
+// next that begins with to, and says so.
+func (p paper) shortened(w io.Writer, from, to, note string) io.Writer {
+	return &shortener{w: w, from: from, to: to, note: note}
+}
+
+type shortener struct {
+	w              io.Writer
+	from, to, note string
+	cutting        bool
+	line           []byte // so far
+}
+
+func (s *shortener) Write(b []byte) (int, error) {
+	for _, c := range b {
+		s.line = append(s.line, c)
+		if c != '\n' {
+			continue
+		}
+		text := strings.TrimSpace(string(s.line))
+		switch {
+		case !s.cutting && strings.HasPrefix(text, s.from):
+			s.cutting = true
+			s.line = []byte(s.note + "\n\n")
+		case s.cutting && strings.HasPrefix(text, s.to):
+			s.cutting = false
+		}
+		if !s.cutting || bytes.HasPrefix(s.line, []byte(s.note)) {
+			if _, err := s.w.Write(s.line); err != nil {
+				return 0, err
+			}
+		}
+		s.line = s.line[:0]
+	}
+	return len(b), nil
+}
+
 func seconds(d time.Duration) string {
 	if d < time.Second {
 		return fmt.Sprintf("%d ms", d.Milliseconds())

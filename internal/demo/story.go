@@ -212,7 +212,7 @@ func (s *story) restore(ctx context.Context) error {
 		return err
 	}
 	gap, answers := s.uat.probe.Longest()
-	if err := s.steps(ctx); err != nil {
+	if err := s.succeeded(ctx); err != nil {
 		return err
 	}
 	s.check("uat kept answering", gap < 5*time.Second, fmt.Sprintf("%s answers meanwhile, unreachable for %s at the cutover", count(answers), seconds(gap)))
@@ -221,8 +221,8 @@ func (s *story) restore(ctx context.Context) error {
 	return nil
 }
 
-// steps shows the seconds of each step of the newest operation on uat.
-func (s *story) steps(ctx context.Context) error {
+// succeeded looks into the history whether the newest operation on uat went well.
+func (s *story) succeeded(ctx context.Context) error {
 	ops, err := s.client.Operations(ctx, sandglass.OperationQuery{Environment: "uat", Limit: 1})
 	if err != nil {
 		return err
@@ -232,11 +232,6 @@ func (s *story) steps(ctx context.Context) error {
 	}
 	if ops[0].State != sandglass.Succeeded {
 		return fmt.Errorf("the %s ended as %s", ops[0].Kind, ops[0].State)
-	}
-	for _, step := range ops[0].Steps {
-		if step.State == sandglass.Done {
-			s.line(s.style(styleDim, fmt.Sprintf("    %-12s %8s", step.Name, seconds(step.Ended.Sub(step.Began)))))
-		}
 	}
 	return nil
 }
@@ -285,7 +280,7 @@ func (s *story) undo(ctx context.Context) error {
 		return err
 	}
 	gap, _ := s.uat.probe.Longest()
-	if err := s.steps(ctx); err != nil {
+	if err := s.succeeded(ctx); err != nil {
 		return err
 	}
 	conn, err := pgx.Connect(ctx, s.uatURL())

@@ -223,6 +223,9 @@ func (s *System) Record(ctx context.Context, name string, c *pgtest.Cluster, edi
 	if _, err := s.Client.Apply(ctx, e); err != nil {
 		return err
 	}
+	if _, err := s.Client.StartRecording(ctx, name, nil); err != nil {
+		return err
+	}
 	return s.AwaitImages(ctx, name, 1)
 }
 
