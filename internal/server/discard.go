@@ -39,8 +39,8 @@ func Discard(ctx context.Context, c Config) error {
 		}
 	}
 	if pidErr == nil {
-		if err := removeSharedMemory(pf.shmID, c.Owner.UID, c.Data); err != nil {
-			return err
+		if err := removeSharedMemory(ctx, pf.shmID, c.Owner.UID); err != nil {
+			return fmt.Errorf("discard server: %w", err)
 		}
 	}
 	for _, path := range []string{c.pidFile(), c.socket(), c.socket() + ".lock"} {
@@ -56,11 +56,12 @@ func (c Config) socket() string {
 }
 
 // servers are the PostgreSQL processes that work in the data folder. Others only happen to stand there,
-// such as somebody's shell.
+// such as somebody's shell. A process that is just ending has no program any more, but may still hold memory.
 func (c Config) servers() []int {
 	return slices.DeleteFunc(holders(c.Data), func(pid int) bool {
-		name := filepath.Base(executable(pid))
-		return name != "postgres" && name != "initdb" && !startedOn(pid, c.Data)
+		path := executable(pid)
+		name := filepath.Base(path)
+		return path != "" && name != "postgres" && name != "initdb" && !startedOn(pid, c.Data)
 	})
 }
 
@@ -120,18 +121,32 @@ func killAndWait(ctx context.Context, pid int, data string) error {
 	}
 }
 
-// removeSharedMemory removes the SysV segment that postmaster.pid names, if it is the owner's, and no process is
-// attached to it. A segment that is gone is fine; one that is not ours was given the number since.
-func removeSharedMemory(id, uid int, data string) error {
+// removeSharedMemory removes the SysV segment that postmaster.pid names, if it is the owner's and no process is
+// attached to it. A segment that is gone is fine; one that stays attached belongs to somebody who was given the number since.
+func removeSharedMemory(ctx context.Context, id, uid int) error {
 	if id < 0 {
 		return nil
 	}
 	var d unix.SysvShmDesc
-	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &d); err != nil || int(d.Perm.Uid) != uid || d.Nattch != 0 {
+	// Whoever looks at a process in /proc can hold its memory for a moment longer than the process lives.
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &d); err != nil || int(d.Perm.Uid) != uid {
+			return nil
+		}
+		if d.Nattch == 0 {
+			break
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if d.Nattch != 0 {
 		return nil
 	}
 	if _, err := unix.SysvShmCtl(id, unix.IPC_RMID, nil); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EIDRM) {
-		return fmt.Errorf("remove shared memory of %s: %w", data, err)
+		return fmt.Errorf("remove shared memory %d: %w", id, err)
 	}
 	return nil
 }

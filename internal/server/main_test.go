@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,7 +33,17 @@ func TestMain(m *testing.M) {
 			os.Exit(walserve.ClientMain(os.Args[2:]))
 		}
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if template.dir != "" {
+		os.RemoveAll(template.dir)
+	}
+	os.Exit(status)
+}
+
+// template is a cluster made once, which newCluster copies.
+var template struct {
+	sync.Once
+	dir string
 }
 
 // tempDir is a short folder that the server's user can reach.
@@ -124,7 +135,16 @@ func newCluster(t *testing.T, dir string, settings map[string]string) (server.Co
 	for k, v := range settings {
 		c.Settings[k] = v
 	}
-	must(t, server.InitDB(ctx, c, server.InitOptions{}))
+	template.Do(func() {
+		dir, err := os.MkdirTemp("/tmp", "sg")
+		must(t, err)
+		template.dir = dir
+		must(t, os.Chmod(dir, 0o711))
+		made := c
+		made.Data = filepath.Join(dir, "data")
+		must(t, server.InitDB(ctx, made, server.InitOptions{}))
+	})
+	copyTree(t, filepath.Join(template.dir, "data"), c.Data)
 	return c, start(t, c)
 }
 
