@@ -30,7 +30,7 @@ type Facts struct {
 	WALLevel        string
 	FullPageWrites  bool
 	MaxWALSenders   int
-	UsedWALSenders  int
+	UsedWALSenders  int // by others than sessions of our application name, with or without "-image"
 	MaxSlots        int
 	UsedSlots       int
 	MaxSlotWALKeep  int64  // bytes; -1: unlimited
@@ -83,7 +83,7 @@ func ReadFacts(ctx context.Context, t Target, slot string) (Facts, error) {
 		return Facts{}, majorError(f.Where, f.Major)
 	}
 	q := &factQuery{ctx: ctx, pc: pc}
-	f.read(q, slot)
+	f.read(q, slot, t.Application)
 	if q.err != nil {
 		if pe, ok := errors.AsType[*pgconn.PgError](q.err); !ok || pe.Severity == "FATAL" {
 			return Facts{}, unreachable("read facts", f.Where, q.err)
@@ -93,11 +93,12 @@ func ReadFacts(ctx context.Context, t Target, slot string) (Facts, error) {
 	return f, nil
 }
 
-func (f *Facts) read(q *factQuery, slot string) {
+func (f *Facts) read(q *factQuery, slot, application string) {
 	row := q.row(`select extract(epoch from clock_timestamp())::numeric(20,6), pg_is_in_recovery(), current_user,
 		r.rolreplication or r.rolsuper, r.rolsuper or pg_has_role('pg_read_all_settings','usage'), r.rolsuper or pg_has_role('pg_read_all_stats','usage'),
-		(select count(*) from pg_stat_get_wal_senders()), (select count(*) from pg_replication_slots)
-		from pg_roles r where r.rolname = current_user`)
+		(select count(*) from pg_stat_replication where application_name is null or application_name <> $1 and $1 <> application_name || '-image' and application_name <> $1 || '-image'),
+		(select count(*) from pg_replication_slots)
+		from pg_roles r where r.rolname = current_user`, application)
 	seconds, _ := strconv.ParseFloat(row(0), 64)
 	f.ServerTime = time.UnixMicro(int64(seconds * 1e6)).UTC()
 	f.InRecovery, f.Role = row(1) == "t", row(2)
@@ -184,8 +185,8 @@ func (q *factQuery) rows(sql string, args ...string) [][]string {
 }
 
 // row gives the fields of the only row; "" for all when there is none.
-func (q *factQuery) row(sql string) func(i int) string {
-	rows := q.rows(sql)
+func (q *factQuery) row(sql string, args ...string) func(i int) string {
+	rows := q.rows(sql, args...)
 	return func(i int) string {
 		if len(rows) != 1 || i >= len(rows[0]) {
 			return ""

@@ -32,7 +32,7 @@ func (r *Recorder) Check(ctx context.Context) []sandglass.Finding {
 	if err == nil {
 		var f pg.Facts
 		if f, err = pg.ReadFacts(ctx, t, r.status.Slot); err == nil {
-			// the second way in, which pg_hba.conf and REPLICATION decide about
+			// the other way in, about which pg_hba.conf and REPLICATION decide
 			var c *pg.Conn
 			if c, err = pg.Connect(ctx, t); err == nil {
 				_ = c.Close()
@@ -82,9 +82,9 @@ func (r *Recorder) findings(f pg.Facts) []sandglass.Finding {
 		add(sandglass.Warning, sandglass.CodeProductionGrants, fmt.Sprintf("On production: GRANT pg_monitor TO %s;", f.Role),
 			"The role %s may not read all settings and sizes, so reports about %s will have gaps.", f.Role, f.Where)
 	}
-	if need := f.UsedWALSenders + 2; !ours && need > f.MaxWALSenders {
+	if need := f.UsedWALSenders + 2; need > f.MaxWALSenders {
 		add(sandglass.Stop, sandglass.CodeProductionSenders, fmt.Sprintf("Set max_wal_senders to at least %d on production and restart it.", need),
-			"The server %s has %d of %d WAL senders in use; recording needs two more.", f.Where, f.UsedWALSenders, f.MaxWALSenders)
+			"The server %s has %d of %d WAL senders in use by others; recording needs two.", f.Where, f.UsedWALSenders, f.MaxWALSenders)
 	}
 	if f.Slot == nil && f.UsedSlots >= f.MaxSlots {
 		add(sandglass.Stop, pg.CodeProductionSlots, "Raise max_replication_slots on production and restart it, or drop a slot that is no longer needed.",

@@ -413,3 +413,28 @@ func TestImageFailures(t *testing.T) {
 		t.Error("too slow")
 	}
 }
+
+// TestSpoolFull gives the recorder a spool of a few megabytes.
+func TestSpoolFull(t *testing.T) {
+	g := newRig(t, keepWAL())
+	if err := syscall.Mount("tmpfs", g.dir, "tmpfs", 0, "size=52m"); err != nil {
+		t.Skipf("no small file system can be mounted: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(g.dir, syscall.MNT_DETACH) })
+	g.env.Recording.PasswordFile = filepath.Join(g.dir, "password")
+	g.check(os.WriteFile(g.env.Recording.PasswordFile, []byte("secret"), 0o600))
+	ballast := filepath.Join(g.dir, "ballast")
+	g.start()
+	s := g.imaged()
+	g.check(os.WriteFile(ballast, make([]byte, 24<<20), 0o600))
+	g.production.Exec(t, "postgres", "create table v as select generate_series(1,600000) i")
+	g.code(sandglass.CodeDiskFull)
+	g.check(os.Remove(ballast))
+	g.check(syscall.Mount("", g.dir, "", syscall.MS_REMOUNT, "size=200m"))
+	end := g.flushed()
+	g.durable(end)
+	if _, held := g.compare(s.Incarnation); held < end || len(g.incarnations()) != 1 {
+		t.Errorf("held %s, want %s; %d incarnations", held, end, len(g.incarnations()))
+	}
+	g.until("no error", 10*time.Second, func(s sandglass.RecorderStatus) bool { return s.LastError == nil })
+}

@@ -47,6 +47,7 @@ type session struct {
 	parts     int       // of the unfinished segment, since they were last made one
 	compacted sandglass.LSN
 	lastPart  time.Time // by our clock
+	buffer    []byte    // of the part being stored
 }
 
 // stream starts replication and follows it.
@@ -119,7 +120,7 @@ func (s *session) follow(ctx context.Context, a *attempt, from sandglass.LSN) er
 	s.r.update(func() {
 		st := &s.r.status
 		if s.r.inc.ID != s.pos.inc.ID {
-			s.r.last = s.pos.image
+			s.r.last, s.r.spaces = s.pos.image, 0
 		}
 		s.r.inc, s.r.live, s.r.begin = s.pos.inc, s.index, s.pos.start(s.pos.first)
 		st.Incarnation, st.Timeline, st.DurableLSN, st.ReceivedLSN = s.pos.inc.ID, s.pos.tli, s.durable, s.received

@@ -41,17 +41,17 @@ func (r *Recorder) TakeImage(ctx context.Context) error {
 	return err
 }
 
-// noticeTablespaces asks for an image when a tablespace came or went: no earlier image can be replayed across that.
+// noticeTablespaces makes an image due when a tablespace came or went: no earlier image can be replayed across that.
 func (r *Recorder) noticeTablespaces(x *indexing) {
 	x.mu.Lock()
 	at := x.spaces
 	x.mu.Unlock()
 	r.mu.Lock()
-	due := !r.again && at > r.last.Redo && r.last.ID != ""
+	news := at > r.spaces
 	r.mu.Unlock()
-	if due {
+	if news {
 		r.log.Info("a tablespace was created or dropped; an image follows at once", "at", at)
-		r.update(func() { r.again = true })
+		r.update(func() { r.spaces = at })
 	}
 }
 
@@ -110,7 +110,6 @@ func (r *Recorder) awaitDue(ctx context.Context, retry time.Time) (inc sandglass
 		due := r.live != nil && (r.ask > r.taken || time.Now().After(retry) && r.due())
 		inc, asked = r.inc, r.ask
 		if due {
-			r.again = false
 			r.status.Image = &sandglass.Progress{Unit: "bytes", ETA: -1}
 		}
 		r.mu.Unlock()
@@ -129,7 +128,7 @@ func (r *Recorder) awaitDue(ctx context.Context, retry time.Time) (inc sandglass
 // due says whether the rules want an image. Called with the lock held.
 func (r *Recorder) due() bool {
 	rec := r.env.Recording
-	return r.last.ID == "" || r.again ||
+	return r.last.ID == "" || r.spaces > r.last.Redo ||
 		r.serverNow().Sub(r.last.Began) >= time.Duration(rec.ImageEvery) ||
 		r.status.Timeline == r.last.Timeline && r.status.DurableLSN > r.last.End && sandglass.Bytes(r.status.DurableLSN-r.last.End) >= rec.ImageAfterWAL
 }

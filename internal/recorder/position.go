@@ -164,6 +164,7 @@ func (r *Recorder) fill(ctx context.Context, p position, s *spool, major int) (x
 		config.Previous = r.previous(ctx, p, prev-1)
 	}
 	x = newIndexing(config, r.log)
+	x.spaces = r.tablespacesSince(ctx, p, config.Previous)
 	if refetch {
 		return x, true, nil
 	}
@@ -207,6 +208,21 @@ func (r *Recorder) fetch(ctx context.Context, p position, s *spool, seg sandglas
 		off += int64(len(b))
 	}
 	return s.close()
+}
+
+// tablespacesSince finds the newest tablespace change after the newest image, in the
+// indexes up to a segment: an image may still be due for it.
+func (r *Recorder) tablespacesSince(ctx context.Context, p position, x *wal.Index) sandglass.LSN {
+	for p.image.ID != "" && x != nil && x.Start+sandglass.LSN(x.SegmentSize) > p.image.Redo {
+		if n := len(x.Tablespaces); n > 0 {
+			return x.Tablespaces[n-1].LSN
+		}
+		if x.Notable == 0 {
+			break
+		}
+		x = r.previous(ctx, p, x.Notable.Segment(x.SegmentSize))
+	}
+	return 0
 }
 
 // previous is the index of a segment, if the repository has it and may be read.

@@ -92,7 +92,7 @@ type Recorder struct {
 	ask     int // images asked for by TakeImage
 	taken   int // images begun after that many were asked for
 	failed  error
-	again   bool // an image is due at once (a tablespace came or went)
+	spaces  sandglass.LSN // of the newest tablespace created or dropped in this incarnation
 }
 
 // New makes a recorder; Run makes it work.

@@ -5,6 +5,8 @@ package recorder
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 
 	"sandglass"
@@ -98,7 +100,7 @@ func (s *session) storeSegment(ctx context.Context, seg sandglass.SegmentNo) err
 		return fmt.Errorf("store segment: %w", err)
 	}
 	defer f.Close()
-	if err := s.r.repo.PutSegment(ctx, s.r.env.Name, s.pos.inc.ID, s.pos.tli, seg, f); err != nil {
+	if err := s.r.repo.PutSegment(ctx, s.r.env.Name, s.pos.inc.ID, s.pos.tli, seg, progressing{f, s}); err != nil {
 		return fmt.Errorf("store segment: %w", err)
 	}
 	s.pos.whole = seg + 1
@@ -106,6 +108,19 @@ func (s *session) storeSegment(ctx context.Context, seg sandglass.SegmentNo) err
 	s.advance(s.pos.start(seg + 1))
 	_ = s.sendStatus(false)
 	return nil
+}
+
+// progressing is a segment being read by the repository: as long as that goes on, it is not stuck.
+type progressing struct {
+	io.ReadSeeker
+	s *session
+}
+
+func (p progressing) Read(b []byte) (int, error) {
+	p.s.mu.Lock()
+	p.s.progress = time.Now()
+	p.s.mu.Unlock()
+	return p.ReadSeeker.Read(b)
 }
 
 // storePart stores what was received of the unfinished segment, with the keepalives since the last part.
@@ -129,7 +144,9 @@ func (s *session) storePart(ctx context.Context, received sandglass.LSN) error {
 		s.parts, s.compacted = -1, received
 	}
 	for {
-		p := repo.Part{Timeline: s.pos.tli, From: from, Data: make([]byte, max(0, min(int64(received)-int64(from), maxPart)))}
+		n := max(0, min(int64(received)-int64(from), maxPart))
+		s.buffer = slices.Grow(s.buffer[:0], int(n))
+		p := repo.Part{Timeline: s.pos.tli, From: from, Data: s.buffer[:n]}
 		if err := s.spool.read(p.Data, from); err != nil {
 			return err
 		}
