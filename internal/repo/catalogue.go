@@ -38,11 +38,7 @@ func (r *Repository) BeginIncarnation(ctx context.Context, inc sandglass.Incarna
 // EndIncarnation ends it at a time by production's clock. An incarnation ends once: a second, different end is
 // ignored, because the first one is what happened.
 func (r *Repository) EndIncarnation(ctx context.Context, env string, id sandglass.IncarnationID, at time.Time, reason string) error {
-	err := r.putJSON(ctx, prefixOf(env, id)+"end", endRecord{At: at.UTC(), Reason: reason})
-	if sandglass.CodeOf(err) == sandglass.CodeHistoryForked {
-		return nil
-	}
-	return err
+	return firstStays(r.putJSON(ctx, prefixOf(env, id)+"end", endRecord{At: at.UTC(), Reason: reason}))
 }
 
 // Environments are the names of all environments of which something is kept, sorted.

@@ -26,7 +26,7 @@ func damaged(key string, err error) error {
 	}
 	var pathError *fs.PathError
 	if _, ok := errors.AsType[*sandglass.Error](err); ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.As(err, &pathError) {
+		errors.Is(err, context.DeadlineExceeded) || errors.As(err, &pathError) && !errors.Is(err, syscall.EIO) {
 		return err
 	}
 	return &sandglass.Error{Code: sandglass.CodeRepositoryDamaged, Op: "read " + key,
@@ -74,4 +74,12 @@ func forked(key string) error {
 	return &sandglass.Error{Code: sandglass.CodeHistoryForked, Op: "write " + key,
 		Message: fmt.Sprintf("The repository holds other contents for %s than those now sent.", key),
 		Remedy:  "The server's history has forked: begin a new incarnation. What is held stays as it is."}
+}
+
+// firstStays takes it as success that an object exists with other contents.
+func firstStays(err error) error {
+	if sandglass.CodeOf(err) == sandglass.CodeHistoryForked {
+		return nil
+	}
+	return err
 }

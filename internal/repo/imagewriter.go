@@ -354,11 +354,15 @@ func (w *ImageWriter) Abort(ctx context.Context) error {
 		w.bundles.abort(errors.New("the image was given up"))
 		w.manifest.discard()
 	}
+	_, err := w.repo.store.Stat(ctx, imageKey(w.image.Environment, w.image.Incarnation, w.image.ID))
+	if err == nil {
+		return nil // it was finished after all
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("give up image: %w", err)
+	}
 	for n := range w.bundles.count {
 		key := environmentPrefix(w.image.Environment) + w.bundles.name(n+1)
-		if _, err := w.repo.store.Stat(ctx, imageKey(w.image.Environment, w.image.Incarnation, w.image.ID)); err == nil {
-			return nil // it was finished after all
-		}
 		if err := w.repo.store.Delete(ctx, key); err != nil {
 			return fmt.Errorf("give up image: %w", err)
 		}

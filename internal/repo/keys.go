@@ -68,17 +68,23 @@ func partPrefix(env string, inc sandglass.IncarnationID, segment string) string 
 type partName struct {
 	segment  string
 	from, to sandglass.LSN
-	beat     int64 // newest beat, microseconds since 1970; 0: none
+	beat     int64  // newest beat, microseconds since 1970; 0: none
+	head     string // first half of the digest of its head, hexadecimal: parts with other beats have other names
 }
 
 func (p partName) key(env string, inc sandglass.IncarnationID) string {
-	return fmt.Sprintf("%s%016X-%016X-%016X", partPrefix(env, inc, p.segment), uint64(p.from), uint64(p.to), uint64(p.beat))
+	return fmt.Sprintf("%s%016X-%s", p.sameWAL(env, inc), uint64(p.beat), p.head)
+}
+
+// sameWAL begins the keys of all parts with the same stretch of WAL.
+func (p partName) sameWAL(env string, inc sandglass.IncarnationID) string {
+	return fmt.Sprintf("%s%016X-%016X-", partPrefix(env, inc, p.segment), uint64(p.from), uint64(p.to))
 }
 
 func parsePart(name string) (partName, error) {
 	segment, rest, _ := strings.Cut(name, ".")
 	f := strings.Split(rest, "-")
-	if len(segment) != 24 || len(f) != 3 {
+	if len(segment) != 24 || len(f) != 4 {
 		return partName{}, fmt.Errorf("%q does not name a part", name)
 	}
 	var v [3]uint64
@@ -88,7 +94,7 @@ func parsePart(name string) (partName, error) {
 			return partName{}, fmt.Errorf("%q does not name a part: %w", name, err)
 		}
 	}
-	return partName{segment, sandglass.LSN(v[0]), sandglass.LSN(v[1]), int64(v[2])}, nil
+	return partName{segment, sandglass.LSN(v[0]), sandglass.LSN(v[1]), int64(v[2]), f[3]}, nil
 }
 
 // baseName is what follows the key's last slash.

@@ -13,7 +13,8 @@ import (
 
 func operationPrefix(id string) string { return "operation/" + id + "/" }
 
-// PutOperation keeps the record of a finished operation.
+// PutOperation keeps the record of a finished operation. The first record of an operation stays: one that is put
+// again, after a crash, may differ in what does not matter.
 func (r *Repository) PutOperation(ctx context.Context, op sandglass.Operation) error {
 	if err := validID("an operation", op.ID); err != nil {
 		return fmt.Errorf("keep operation: %w", err)
@@ -21,7 +22,7 @@ func (r *Repository) PutOperation(ctx context.Context, op sandglass.Operation) e
 	if !op.State.Finished() {
 		return fmt.Errorf("keep operation %s: it is %s, not finished", op.ID, op.State)
 	}
-	return r.putJSON(ctx, operationPrefix(op.ID)+"record", op)
+	return firstStays(r.putJSON(ctx, operationPrefix(op.ID)+"record", op))
 }
 
 // Operations are all operations kept, oldest first.
@@ -43,12 +44,12 @@ func (r *Repository) Operations(ctx context.Context) ([]sandglass.Operation, err
 	return out, nil
 }
 
-// PutOperationLog keeps the zip of an operation's logs.
+// PutOperationLog keeps the zip of an operation's logs; the first one stays.
 func (r *Repository) PutOperationLog(ctx context.Context, id string, zip io.ReadSeeker) error {
 	if err := validID("an operation", id); err != nil {
 		return fmt.Errorf("keep operation's log: %w", err)
 	}
-	return r.putStream(ctx, operationPrefix(id)+"log.zip", zip)
+	return firstStays(r.putStream(ctx, operationPrefix(id)+"log.zip", zip))
 }
 
 // OperationLog is the zip; fs.ErrNotExist when none is kept.

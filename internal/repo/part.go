@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -116,7 +117,37 @@ func (r *Repository) putPart(ctx context.Context, env string, inc sandglass.Inca
 	if n := len(beats); n > 0 {
 		name.beat = beats[n-1].Time.UnixMicro()
 	}
-	return name, r.putBytes(ctx, name.key(env, inc), p.head(beats), p.Data)
+	head := p.head(beats)
+	dg := newDigester(r.digestKey)
+	sum := dg.of(head)
+	name.head = hex.EncodeToString(sum[:digestSize/2])
+	if err := r.sameWAL(ctx, env, inc, name, dg.of(p.Data)); err != nil {
+		return name, err
+	}
+	return name, r.putBytes(ctx, name.key(env, inc), head, p.Data)
+}
+
+// sameWAL refuses a part whose stretch of WAL is held with other bytes.
+func (r *Repository) sameWAL(ctx context.Context, env string, inc sandglass.IncarnationID, name partName, d digest) error {
+	if name.from == name.to {
+		return nil
+	}
+	for obj, err := range r.store.List(ctx, name.sameWAL(env, inc), "") {
+		if err != nil {
+			return fmt.Errorf("put part: %w", err)
+		}
+		held, err := r.digestOf(ctx, obj.Key)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // compacted meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if held != d {
+			return forked(obj.Key)
+		}
+	}
+	return nil
 }
 
 // CompactParts puts p, then removes the parts that it covers: those of its segment that lie within it and have

@@ -63,7 +63,7 @@ func skippable(b []byte) []byte {
 	return append(out, b...)
 }
 
-// putBytes seals data, with head before it in a skippable frame unless it is nil. An object that is there
+// putBytes seals data, with head before it in a skippable frame unless it is nil; the digest is that of data. An object that is there
 // already with the same contents is success; with others it is history.forked.
 func (r *Repository) putBytes(ctx context.Context, key string, head, data []byte) error {
 	enc := r.codecs.encoder()
@@ -73,7 +73,7 @@ func (r *Repository) putBytes(ctx context.Context, key string, head, data []byte
 	}
 	plain = enc.EncodeAll(data, plain)
 	r.codecs.doneEncoding(enc)
-	d := newDigester(r.digestKey).of(head, data)
+	d := newDigester(r.digestKey).of(data)
 	sealed, err := age.EncryptReader(bytes.NewReader(plain), r.marked(d)...)
 	if err != nil {
 		return fmt.Errorf("encrypt %s: %w", key, err)
@@ -227,7 +227,6 @@ func (r *Repository) openSealed(ctx context.Context, key string, withHead bool) 
 		return nil, nil, damaged(key, err)
 	}
 	s := &sealedReader{repo: r, key: key, obj: obj, plain: plain, dec: dec, h: hmac.New(sha256.New, r.digestKey), want: want}
-	s.h.Write(head)
 	return head, s, nil
 }
 

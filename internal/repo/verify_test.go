@@ -68,7 +68,7 @@ func TestVerifyNamesDamageAndItsCosts(t *testing.T) {
 		"missing segment":   {prefix + "wal/" + seg("05"), true, "until 2026-11-03 10:00:00 UTC can't be restored", true},
 		"last segment":      {prefix + "wal/" + seg("09"), false, tilEnd, true},
 		"index":             {prefix + "index/" + seg("05"), false, "their WAL is whole", true},
-		"part":              {prefix + "part/00000001000000000000000A.0000000000A00000-0000000000A003E8-0000000000000000", false, "can't be restored", true},
+		"part":              {prefix + "part/00000001000000000000000A.*", false, "can't be restored", true},
 		"beginning":         {prefix + "begin-15-1048576-7300000000000000001", false, "every moment of it is lost", true},
 		"missing beginning": {prefix + "begin-15-1048576-7300000000000000001", true, "every moment of it is lost", true},
 	} {
@@ -78,6 +78,9 @@ func TestVerifyNamesDamageAndItsCosts(t *testing.T) {
 			p := repo.Part{Timeline: 1, From: 10 * segSize, Data: data(8, 1000)}
 			if err := x.repo.PutPart(t.Context(), env, x.inc.ID, p); err != nil {
 				t.Fatal(err)
+			}
+			if names, _ := filepath.Glob(filepath.Join(x.dir, c.key)); len(names) == 1 { // of a part, the pattern
+				c.key, _ = filepath.Rel(x.dir, names[0])
 			}
 			want := c.key
 			if c.remove {

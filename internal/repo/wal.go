@@ -47,13 +47,14 @@ func (r *Repository) PutSegment(ctx context.Context, env string, inc sandglass.I
 	return r.putStream(ctx, walKey("wal", env, inc, name), data)
 }
 
-// PutIndex keeps the index of a segment.
+// PutIndex keeps the index of a segment. The first one stays: an index is made from its segment, and one made again after
+// a crash may know fewer beats.
 func (r *Repository) PutIndex(ctx context.Context, env string, inc sandglass.IncarnationID, tli sandglass.TimelineID, seg sandglass.SegmentNo, index []byte) error {
 	name, _, err := r.segment(ctx, env, inc, tli, seg)
 	if err != nil {
 		return fmt.Errorf("put index: %w", err)
 	}
-	return r.putBytes(ctx, walKey("index", env, inc, name), nil, index)
+	return firstStays(r.putBytes(ctx, walKey("index", env, inc, name), nil, index))
 }
 
 // Index is a segment's index as it was put; fs.ErrNotExist when there is none.

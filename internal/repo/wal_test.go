@@ -80,6 +80,7 @@ func TestSegmentGrowsFromParts(t *testing.T) {
 	}
 	other := bytes.Clone(wal)
 	other[500] ^= 1
+	wantCode(t, blind.PutPart(ctx, env, x.inc.ID, repo.Part{Timeline: 1, From: 3 * segSize, Data: other[:1000]}), sandglass.CodeHistoryForked)
 	wantCode(t, blind.PutPart(ctx, env, x.inc.ID, repo.Part{Timeline: 1, From: 3 * segSize, Data: other[:1000], Beats: []sandglass.Beat{beat(1, 1000)}}), sandglass.CodeHistoryForked)
 
 	all := repo.Part{Timeline: 1, From: 3 * segSize, Data: wal[:30000], Beats: append(beats, beat(6, 30000))}
@@ -138,6 +139,7 @@ func TestPartsWithoutTheBeginningAreNotAbsence(t *testing.T) {
 func TestOnlyBeats(t *testing.T) {
 	x := newFixture(t)
 	ctx := t.Context()
+	x.part(t, x.repo, nil, 0, 0, beat(0, 0))
 	for i := range 10 { // an idle weekend, as the recorder keeps it
 		p := repo.Part{Timeline: 1, From: 3 * segSize, Beats: []sandglass.Beat{beat(0, 0), beat(10*i, 0)}}
 		if err := x.repo.CompactParts(ctx, env, x.inc.ID, p); err != nil {
