@@ -57,6 +57,7 @@ func branches(ctx context.Context, r Repository, env string, inc sandglass.Incar
 	var usable []*branch
 	for _, b := range all {
 		b.r, b.env, b.inc, b.indexes = r, env, inc, map[sandglass.SegmentNo]*wal.Index{}
+		b.end = (b.end + 7) &^ 7 // records end aligned; the padding is not always sent
 		for _, i := range images {
 			if i.Redo >= b.from && i.Redo < b.end && i.End <= b.end {
 				b.images = append(b.images, i)

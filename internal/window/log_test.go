@@ -197,7 +197,6 @@ type world struct {
 
 var env = sandglass.Environment{Name: "prod", Kind: sandglass.Production}
 
-// cleaner is what a *rapid.T has not; temporary folders are removed by the test that rapid runs in.
 func newWorld(tb testing.TB) *world {
 	dir, err := os.MkdirTemp(fast(), "sg")
 	if err != nil {

@@ -12,15 +12,12 @@ import (
 	"sandglass/internal/wal"
 )
 
-// upTo is the Range of everything before until, the first commit or abort that is excluded. When it is nil, nothing
-// that is held is excluded; end then is the position that the moment lies before, zero for a settled time.
-func (s *resolver) upTo(ctx context.Context, at int, until *wal.Transaction, end sandglass.LSN) (sandglass.Range, error) {
+// upTo is the Range of everything before until, the first commit or abort that is excluded; nil
+// when none that is held is.
+func (s *resolver) upTo(ctx context.Context, at int, until *wal.Transaction) (sandglass.Range, error) {
 	b := s.branches[at]
 	r := sandglass.Range{Environment: s.env.Name, Incarnation: b.inc.ID}
 	limit := b.end
-	if end != 0 {
-		limit = end
-	}
 	if until != nil {
 		r.Until, r.NextTime, limit = until.LSN, until.Time, until.LSN
 	}

@@ -109,7 +109,7 @@ func (s *resolver) atTime(ctx context.Context, t time.Time) (sandglass.Range, er
 			return sandglass.Range{}, err
 		}
 	}
-	return s.upTo(ctx, at, until, 0)
+	return s.upTo(ctx, at, until)
 }
 
 // settle refuses a time after the last commit or abort of a branch of which more may come.
@@ -173,7 +173,7 @@ func (s *resolver) atLSN(ctx context.Context, lsn sandglass.LSN) (sandglass.Rang
 	if err != nil {
 		return sandglass.Range{}, err
 	}
-	return s.upTo(ctx, at, until, lsn)
+	return s.upTo(ctx, at, until)
 }
 
 // noLSN refuses a position that no branch holds, by comparison with the newest incarnation's.
@@ -210,9 +210,6 @@ func (s *resolver) atXID(ctx context.Context, xid uint64, before bool) (sandglas
 		if err != nil {
 			return sandglass.Range{}, err
 		}
-		if full == 0 {
-			continue
-		}
 		t, err := b.finish(ctx, full)
 		if err != nil {
 			return sandglass.Range{}, err
@@ -221,13 +218,13 @@ func (s *resolver) atXID(ctx context.Context, xid uint64, before bool) (sandglas
 			continue
 		}
 		if before {
-			return s.upTo(ctx, at, t, 0)
+			return s.upTo(ctx, at, t)
 		}
 		until, err := b.after(ctx, t.LSN+1)
 		if err != nil {
 			return sandglass.Range{}, err
 		}
-		return s.upTo(ctx, at, until, t.LSN+1)
+		return s.upTo(ctx, at, until)
 	}
 	return sandglass.Range{}, s.refuse(sandglass.CodeMomentNotFound, time.Time{}, time.Time{},
 		fmt.Sprintf("No end of a transaction %d is recorded in the window.", xid),
@@ -267,7 +264,7 @@ func (s *resolver) atName(ctx context.Context, name string) (sandglass.Range, er
 	if err != nil {
 		return sandglass.Range{}, err
 	}
-	return s.upTo(ctx, at, until, found[0].End)
+	return s.upTo(ctx, at, until)
 }
 
 // atLatest resolves to everything that is held.
@@ -282,7 +279,7 @@ func (s *resolver) atLatest(ctx context.Context) (sandglass.Range, error) {
 		return sandglass.Range{}, s.refuse(sandglass.CodeMomentNotHeld, settled, time.Time{},
 			fmt.Sprintf("The newest history of %s, begun at %s, has no finished image yet.", s.env.Name, s.at(newest.Began)), "Wait for its first image, or name a time before it began.")
 	}
-	return s.upTo(ctx, at, nil, b.end)
+	return s.upTo(ctx, at, nil)
 }
 
 // at is a time as messages show it: UTC, and the environment's zone where that differs.

@@ -4,7 +4,6 @@ package window
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"time"
 
@@ -288,7 +287,7 @@ func (b *branch) steps(ctx context.Context) ([]wal.ClockStep, error) {
 		if err != nil {
 			return nil, err
 		}
-		next, err := b.after(ctx, run)
+		next, err := b.firstOf(ctx, run)
 		if err != nil {
 			return nil, err
 		}
@@ -297,6 +296,20 @@ func (b *branch) steps(ctx context.Context) ([]wal.ClockStep, error) {
 		}
 		seg = before
 	}
+}
+
+// firstOf is the first commit or abort that starts at the start of a run or later, which is mostly in its first segment.
+func (b *branch) firstOf(ctx context.Context, run sandglass.LSN) (*wal.Transaction, error) {
+	x, err := b.index(ctx, b.segment(run))
+	if err != nil {
+		return nil, err
+	}
+	for i := range x.Transactions {
+		if x.Transactions[i].LSN > b.begin() {
+			return &x.Transactions[i], nil
+		}
+	}
+	return b.after(ctx, run)
 }
 
 // finish finds the record that ended a transaction, or a subtransaction with its own; nil when the branch does not hold it. xid has its epoch.
@@ -308,6 +321,17 @@ func (b *branch) finish(ctx context.Context, xid uint64) (*wal.Transaction, erro
 	})
 	if err != nil {
 		return nil, err
+	}
+	// A run of the recorder knows no numbers before its first checkpoint.
+	for seg > lo {
+		x, err := b.index(ctx, seg-1)
+		if err != nil {
+			return nil, err
+		}
+		if x.NextXID != 0 {
+			break
+		}
+		seg--
 	}
 	for ; seg <= hi; seg++ {
 		x, err := b.index(ctx, seg)
@@ -338,22 +362,19 @@ func names(t *wal.Transaction, xid uint32) bool {
 	return false
 }
 
-// fullXID gives a transaction number its epoch: the newest transaction of that number in the branch.
+// fullXID gives a transaction number its epoch: that of the transaction of this number nearest to the branch's newest.
 func (b *branch) fullXID(ctx context.Context, xid uint64) (uint64, error) {
 	if xid>>32 != 0 {
 		return xid, nil
 	}
 	_, hi := b.bounds()
 	st, err := b.state(ctx, hi)
-	if err != nil {
-		return 0, err
+	if err != nil || st.nextXID == 0 {
+		return xid, err
 	}
-	if st.nextXID == 0 {
-		return 0, fmt.Errorf("no checkpoint in the WAL of incarnation %s yet", b.inc.ID)
+	full := int64(st.nextXID) + int64(int32(uint32(xid)-uint32(st.nextXID)))
+	if full < 0 {
+		full += 1 << 32
 	}
-	full := st.nextXID&^0xFFFFFFFF | xid
-	if full >= st.nextXID && full >= 1<<32 {
-		full -= 1 << 32
-	}
-	return full, nil
+	return uint64(full), nil
 }
