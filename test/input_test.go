@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"sandglass"
 	"sandglass/internal/pgtest"
@@ -52,7 +51,7 @@ func TestBadInput(t *testing.T) {
 		{"a moment before the window", 3, sandglass.CodeMomentBefore, "restore uat --yes --at 2001-01-01T00:00:00Z"},
 		{"not a time", 2, sandglass.CodeMomentSyntax, "restore uat --yes --at soon"},
 		{"an hour that occurs twice", 2, sandglass.CodeMomentAmbiguous, "restore uat --yes --at 2025-10-26T02:30:00"},
-		{"no such transaction", 4, sandglass.CodeMomentNotFound, "restore uat --yes --xid 999999999"},
+		{"no such transaction", 3, sandglass.CodeMomentNotFound, "restore uat --yes --xid 999999999"},
 		{"no such environment", 4, sandglass.CodeEnvironmentUnknown, "restore nowhere --yes --latest"},
 		{"no such source", 4, sandglass.CodeEnvironmentUnknown, "restore uat --yes --latest --from nowhere"},
 		{"production as the target", 3, sandglass.CodeEnvironmentKind, "restore prod --yes --latest"},
@@ -121,7 +120,7 @@ func post(ctx context.Context, t *testing.T, s *systest.System, path, body strin
 	return a.StatusCode, string(b)
 }
 
-// Each fault of a production is refused, or shown by the recorder, with its code.
+// Each fault of a production is refused with its code before anything is recorded.
 func TestBadProductions(t *testing.T) {
 	ctx := t.Context()
 	s := newSystem(t)
@@ -153,20 +152,10 @@ func TestBadProductions(t *testing.T) {
 			must(t, os.WriteFile(file, []byte(row.password), 0o600))
 			e := sandglass.Environment{Name: row.name, Kind: sandglass.Production, Recording: &sandglass.Recording{Connection: row.connection, PasswordFile: file}}
 			_, err := s.Client.Apply(ctx, e)
-			if got := sandglass.CodeOf(err); got == row.code {
-				return
-			} else if err != nil {
-				t.Fatalf("apply is refused with %s, want %s: %v", got, row.code, err)
-			}
-			var last sandglass.Code
-			if err := s.Await(ctx, 20*time.Second, "the recorder to say what is wrong", func() (bool, error) {
-				st, err := s.Client.Environment(ctx, row.name)
-				if err == nil && st.Recorder != nil && st.Recorder.LastError != nil {
-					last = st.Recorder.LastError.Code
-				}
-				return last == row.code, err
-			}); err != nil {
-				t.Errorf("the recorder says %q, want %s", last, row.code)
+			must(t, err)
+			_, err = s.Client.StartRecording(ctx, row.name, nil)
+			if e := sandglass.AsError(err); e == nil || e.Code != row.code || e.Message == "" || e.Remedy == "" {
+				t.Errorf("record start gives %v, want %s with a sentence and a remedy", err, row.code)
 			}
 			r := s.Run(ctx, "env", "rm", row.name, "--yes")
 			if r.Exit != 0 {
