@@ -77,6 +77,9 @@ func (a *app) fail(err error) int {
 	if _, ok := errors.AsType[rolledBack](err); ok {
 		exit = sandglass.ExitFailed
 	}
+	if _, ok := errors.AsType[refusedByPreflight](err); ok {
+		exit = sandglass.ExitRefused
+	}
 	if a.json {
 		shown := *e
 		shown.Op = ""

@@ -68,6 +68,9 @@ func (a *app) apply(ctx context.Context, file string) error {
 		if !a.json {
 			fmt.Fprintf(a.stdout, "%s (%s) is declared.\n", e.Name, e.Kind)
 			findings(a.stdout, "  ", applied.Findings)
+			if r := applied.Environment.Recorder; e.Kind == sandglass.Production && (r == nil || r.State == sandglass.RecorderOff) {
+				fmt.Fprintf(a.stdout, "  Record it with: sandglass record start %s\n", e.Name)
+			}
 		}
 	}
 	return a.print(done, func(io.Writer) error { return nil })

@@ -19,7 +19,7 @@ func newEnv(a *app) *cobra.Command {
 }
 
 func newEnvList(a *app) *cobra.Command {
-	return &cobra.Command{Use: "ls", Short: "List environments", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List environments", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
 		cl, err := a.client()
 		if err != nil {
 			return err

@@ -23,7 +23,7 @@ func newOps(a *app) *cobra.Command {
 
 func newOpsList(a *app) *cobra.Command {
 	var q sandglass.OperationQuery
-	c := &cobra.Command{Use: "ls", Short: "List operations, newest first", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
+	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List operations, newest first", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
 		cl, err := a.client()
 		if err != nil {
 			return err

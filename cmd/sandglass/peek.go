@@ -72,7 +72,7 @@ func (a *app) peek(ctx context.Context, source string, m momentFlags, f peekFlag
 		if !a.json {
 			findings(a.stdout, "", plan.Findings)
 		}
-		return stopped(r, plan)
+		return stopped(plan)
 	}
 	a.say("%s", planTitle(r, plan, zone))
 	o, err := cl.Start(ctx, r)
@@ -130,7 +130,7 @@ func (a *app) holdPeek(cl *client.Client, id string, zone *time.Location, detach
 }
 
 func newPeekList(a *app) *cobra.Command {
-	return &cobra.Command{Use: "ls", Short: "List open peeks", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List open peeks", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
 		cl, err := a.client()
 		if err != nil {
 			return err

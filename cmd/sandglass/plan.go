@@ -9,24 +9,23 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"sandglass"
 )
 
 // showPlan writes what an operation would do.
 func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Location) error {
-	fmt.Fprintf(w, "%s\n\n", planTitle(r, p, zone))
+	fmt.Fprintln(w, planTitle(r, p, zone))
 	if p.Range != nil {
+		fmt.Fprintln(w)
 		if err := columns(w, "  ", rangeRows(*p.Range, zone)); err != nil {
 			return err
 		}
-		fmt.Fprintln(w)
 	}
 	if len(p.Lines) > 0 {
-		fmt.Fprintln(w, "What happens")
-		if err := columns(w, "  ", planRows(p.Lines)); err != nil {
-			return err
-		}
+		fmt.Fprintln(w, "\nWhat happens")
+		planLines(w, p.Lines)
 		if p.Seconds > 0 {
 			fmt.Fprintf(w, "  %s in all; the target stays online until the cutover\n", about(p.Seconds))
 		}
@@ -34,9 +33,7 @@ func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Loc
 	showDatabases(w, p)
 	if len(p.NotCopied) > 0 {
 		fmt.Fprintln(w, "\nWhat is not copied")
-		if err := columns(w, "  ", planRows(p.NotCopied)); err != nil {
-			return err
-		}
+		planLines(w, p.NotCopied)
 	}
 	if slices.ContainsFunc(p.Findings, func(f sandglass.Finding) bool { return f.Level != sandglass.OK }) {
 		fmt.Fprintln(w, "\nFindings")
@@ -70,9 +67,15 @@ func planTitle(r sandglass.Request, p sandglass.Plan, zone *time.Location) strin
 	return upperFirst(string(r.Kind)) + " " + r.Environment
 }
 
-// planRows are plan lines as cells: step, what and why, how much, how long. A step is named once.
-func planRows(lines []sandglass.PlanLine) [][]string {
-	var rows [][]string
+// textWidth is how wide running text is, in characters.
+const textWidth = 100
+
+// planLines writes plan lines: the step, named once, then what and why, how much and how long.
+func planLines(w io.Writer, lines []sandglass.PlanLine) {
+	widest := 0
+	for _, l := range lines {
+		widest = max(widest, len(l.Step))
+	}
 	last := ""
 	for _, l := range lines {
 		step := l.Step
@@ -80,24 +83,56 @@ func planRows(lines []sandglass.PlanLine) [][]string {
 			step = ""
 		}
 		last = l.Step
-		what := l.What
+		text := strings.TrimSuffix(l.What, ".")
 		if l.Why != "" {
-			what += " (" + strings.TrimSuffix(l.Why, ".") + ")"
+			text += " (" + strings.TrimSuffix(l.Why, ".") + ")"
 		}
-		var amount []string
-		if l.Bytes > 0 {
-			amount = append(amount, sandglass.Bytes(l.Bytes).String())
+		for _, part := range planAmounts(l) {
+			text += ", " + part
 		}
-		if l.Rows > 0 {
-			amount = append(amount, thousands(l.Rows)+" rows")
+		head := "  "
+		if widest > 0 {
+			head = fmt.Sprintf("  %-*s  ", widest, step)
 		}
-		expected := ""
-		if l.Seconds > 0 {
-			expected = about(l.Seconds)
+		hanging := strings.Repeat(" ", len(head)+2)
+		for i, line := range wrap(text, textWidth-len(hanging)) {
+			if i > 0 {
+				head = hanging
+			}
+			fmt.Fprintln(w, head+line)
 		}
-		rows = append(rows, []string{step, what, strings.Join(amount, ", "), expected})
 	}
-	return rows
+}
+
+// planAmounts is how much a plan line moves, and how long that takes.
+func planAmounts(l sandglass.PlanLine) []string {
+	var parts []string
+	if l.Bytes > 0 {
+		parts = append(parts, sandglass.Bytes(l.Bytes).String())
+	}
+	if l.Rows > 0 {
+		parts = append(parts, thousands(l.Rows)+" rows")
+	}
+	if l.Seconds > 0 {
+		parts = append(parts, about(l.Seconds))
+	}
+	return parts
+}
+
+// wrap breaks a text at blanks into lines of at most width characters; a longer word has a line of its own.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
 }
 
 // showDatabases says which databases come along, under which names, and which go first.

@@ -76,7 +76,7 @@ func (a *app) tellFindings(found []sandglass.Finding, done string) error {
 }
 
 func newRecordList(a *app) *cobra.Command {
-	return &cobra.Command{Use: "ls", Short: "List recorders", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List recorders", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
 		cl, err := a.client()
 		if err != nil {
 			return err

@@ -36,10 +36,11 @@ func samplePlan() sandglass.Plan {
 			{Step: "stage", What: "fetch image 20261122t060000-x9y8", Bytes: 4402341478, Seconds: 12},
 			{Step: "recover", What: "replay WAL", Bytes: 125829120, Seconds: 3.2},
 			{Step: "neutralize", What: "drop database scratch", Why: "no role of uat names it."},
+			{Step: "neutralize", What: "Foreign servers lead nowhere; user mappings and their passwords are dropped.", Why: "A query in the sandbox would read or change other systems with production's rights."},
 			{Step: "neutralize", What: "disable 2 subscriptions", Rows: 2},
 			{Step: "cut over", What: "replace the running server", Seconds: 1.1},
 		},
-		NotCopied: []sandglass.PlanLine{{Step: "settings", What: "production's settings", Why: "uat has its own"}},
+		NotCopied: []sandglass.PlanLine{{What: "production's settings", Why: "uat has its own"}},
 		Databases: map[string]string{"erp": "erp", "reporting": "uat_reporting"},
 		Dropped:   []string{"scratch"},
 		Findings: []sandglass.Finding{
@@ -71,7 +72,7 @@ func sampleOperation(state sandglass.State) sandglass.Operation {
 	}
 	switch state {
 	case sandglass.Succeeded:
-		o.Result, _ = json.Marshal(sandglass.Result{Moment: "prod at 2026-11-22T10:42:00Z", Unreachable: 1.24, Kept: "k2j4h6g8", UndoUntil: at("10:43:28.4").AddDate(0, 0, 7), Held: true}) // a plain struct
+		o.Result, _ = json.Marshal(sandglass.Result{Moment: "prod at 2026-11-22T10:42:00Z", UnreachableSeconds: 1.24, Kept: "k2j4h6g8", KeptUntil: at("10:43:28.4").AddDate(0, 0, 7), Held: true}) // a plain struct
 	case sandglass.Failed:
 		o.Error = &sandglass.Error{Code: sandglass.CodeHealthFailed, Message: "The new server did not answer.", Remedy: "Look at its log."}
 		o.Steps[3].State, o.Steps[3].Error = sandglass.Failed, o.Error

@@ -4,8 +4,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -164,7 +164,7 @@ func (a *app) ask(ctx context.Context, cl *client.Client, r sandglass.Request, z
 		}
 	}
 	if plan.Stopped() {
-		return stopped(r, plan)
+		return stopped(plan)
 	}
 	if f.plan {
 		return nil
@@ -192,17 +192,27 @@ func (a *app) do(ctx context.Context, r sandglass.Request, wait waiting) error {
 	return a.startAndFollow(ctx, cl, r, wait, zone)
 }
 
-// stopped is the refusal of a plan that preflight stopped: that of its first stop, counted.
-func stopped(r sandglass.Request, p sandglass.Plan) error {
-	n, e := 0, &sandglass.Error{Code: sandglass.CodePreflight, Op: "plan " + string(r.Kind)}
+// refusedByPreflight is a refusal of a plan: its exit code is that of one, whatever the first stop's own code says.
+type refusedByPreflight struct{ cause *sandglass.Error }
+
+func (e refusedByPreflight) Error() string { return e.cause.Error() }
+func (e refusedByPreflight) Unwrap() error { return e.cause }
+
+// stopped is the refusal of a plan that preflight stopped: its first stop, with the number of further ones.
+func stopped(p sandglass.Plan) error {
+	var first *sandglass.Error
+	more := 0
 	for _, f := range p.Findings {
-		if f.Level != sandglass.Stop {
-			continue
-		}
-		if n++; n == 1 {
-			e.Remedy = f.Remedy
+		switch {
+		case f.Level != sandglass.Stop:
+		case first == nil:
+			first = &sandglass.Error{Code: f.Code, Op: "plan", Message: f.Message, Remedy: f.Remedy}
+		default:
+			more++
 		}
 	}
-	e.Message = fmt.Sprintf("The %s is refused: %s in its plan. Nothing was changed.", r.Kind, count(n, "stop"))
-	return e
+	if more > 0 {
+		first.Message = strings.TrimSpace(first.Message) + " (And " + count(more, "more stop") + ".)"
+	}
+	return refusedByPreflight{first}
 }

@@ -20,7 +20,7 @@ func newVolume(a *app) *cobra.Command {
 }
 
 func newVolumeList(a *app) *cobra.Command {
-	return &cobra.Command{Use: "ls [ENV]", Short: "List volumes with their sizes", Args: takes("[ENV]"), ValidArgsFunction: a.environments(sandglass.Sandbox),
+	return &cobra.Command{Use: "ls [ENV]", Aliases: []string{"list"}, Short: "List volumes with their sizes", Args: takes("[ENV]"), ValidArgsFunction: a.environments(sandglass.Sandbox),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := a.client()
 			if err != nil {

@@ -218,18 +218,21 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location) error {
 	if r.Moment != "" {
 		fmt.Fprintf(w, "%s shows %s.\n", o.Environment, r.Moment)
 	}
-	if r.Unreachable > 0 {
-		fmt.Fprintf(w, "%s could not be reached for %s.\n", o.Environment, seconds(r.Unreachable))
+	if r.UnreachableSeconds > 0 {
+		fmt.Fprintf(w, "%s could not be reached for %s.\n", o.Environment, seconds(r.UnreachableSeconds))
 	}
 	if r.Kept != "" {
 		until := ""
-		if !r.UndoUntil.IsZero() {
-			until = ", until " + both(r.UndoUntil.Truncate(time.Second), zone)
+		if !r.KeptUntil.IsZero() {
+			until = ", until " + both(r.KeptUntil.Truncate(time.Second), zone)
 		}
 		fmt.Fprintf(w, "Back to the state before: sandglass undo %s%s\n", o.Environment, until)
 	}
 	if r.Held {
 		fmt.Fprintf(w, "Only the administrator may connect until: sandglass release %s\n", o.Environment)
+	}
+	if len(r.NotReapplied) > 0 {
+		fmt.Fprintf(w, "What of %s could not be given to the copy:\n  %s\n", o.Environment, strings.Join(r.NotReapplied, "\n  "))
 	}
 	findings(w, "  ", r.Findings)
 	return nil
