@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,7 @@ type rig struct {
 
 func newRig(t *testing.T, o pgtest.Options) *rig {
 	t.Helper()
+	o.Major, _ = strconv.Atoi(os.Getenv("SANDGLASS_TEST_MAJOR")) // with SANDGLASS_PG_BIN: another than the newest installed
 	g := &rig{t: t, production: pgtest.New(t, o), folder: t.TempDir(), dir: t.TempDir()}
 	conninfo, err := g.production.RecorderRole(t.Context(), "secret")
 	g.check(err)
@@ -207,6 +209,9 @@ func (g *rig) compare(inc sandglass.IncarnationID) (segments int, end sandglass.
 		segments++
 	}
 	for tli, from := range first {
+		if _, err := os.Stat(filepath.Join(g.production.Bin, "pg_waldump")); err != nil {
+			break // server binaries alone
+		}
 		dump, err := exec.Command(filepath.Join(g.production.Bin, "pg_waldump"), "-q", filepath.Join(out, from), filepath.Join(out, last[tli])).CombinedOutput()
 		if err != nil && !strings.Contains(string(dump), "invalid record length") { // what the end of WAL looks like
 			g.t.Errorf("pg_waldump: %v %s", err, dump)
