@@ -121,7 +121,7 @@ func (b *bench) remove(ctx context.Context, s *systest.System) error {
 		return nil
 	}
 	b.peak(s)
-	if r := s.Run(ctx, "record", "stop", "prod"); r.Exit != 0 {
+	if r := s.Run(ctx, "record", "stop", "prod", "--yes"); r.Exit != 0 {
 		return fmt.Errorf("record stop: %s%s", r.Stdout, r.Stderr)
 	}
 	return s.Remove()
