@@ -86,13 +86,13 @@ func TestKilledUnderLoad(t *testing.T) {
 	g.start()
 	s := g.imaged()
 	g.stop()
-	kills := 8
-	load := g.production.Pgbench(ctx, "postgres", 4, 40*time.Second)
+	kills := 20
+	load := g.production.Pgbench(ctx, "postgres", 4, 90*time.Second)
 	g.check(load.Start())
 	defer func() { _ = load.Process.Kill(); _ = load.Wait() }()
 	for i := range kills {
 		cmd := g.spawn()
-		time.Sleep(time.Duration(600+rand.IntN(1800)) * time.Millisecond)
+		time.Sleep(time.Duration(300+rand.IntN(2000)) * time.Millisecond)
 		// what production believes to be safe, before the kill, must be held after it
 		flush := g.production.Query(t, "postgres", `select greatest((select restart_lsn from pg_replication_slots where slot_name='sandglass_prod'),
 			(select max(flush_lsn) from pg_stat_replication where application_name='sandglass-prod'))`)

@@ -10,9 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -388,32 +386,4 @@ func (r *Recorder) storedEnd(ctx context.Context, b *pg.Backup, image *sandglass
 		}
 	}
 	return nil
-}
-
-// digestsFile names the digests of the last image in the recorder's folder.
-const digestsFile = "digests"
-
-// digests opens the digests of the last image; nil when there are none, or they are of no use: then the image is a full one.
-func (r *Recorder) digests() *repo.Digests {
-	name, err := os.ReadFile(filepath.Join(r.dir, digestsFile))
-	if err != nil {
-		return nil
-	}
-	d, err := r.repo.OpenDigests(filepath.Join(r.dir, filepath.Base(string(name))))
-	if err != nil {
-		r.log.Warn("the digests of the last image can't be used, so the next image is a full one", "error", err)
-		return nil
-	}
-	return d
-}
-
-// keepDigests remembers the digests of a new image, and removes older ones.
-func (r *Recorder) keepDigests(d *repo.Digests) {
-	err := d.Close()
-	if err == nil {
-		err = keepDigests(r.dir, filepath.Base(d.Path()))
-	}
-	if err != nil {
-		r.log.Warn("the digests of the image could not be kept, so the next image may be a full one", "error", err)
-	}
 }
