@@ -128,6 +128,9 @@ func (h *Host) environments(ctx context.Context, r sandglass.Request) (target, s
 	if target, err = h.environment(ctx, r.Environment); err != nil {
 		return
 	}
+	if err = sandboxOnly(target); err != nil {
+		return
+	}
 	name := r.Source
 	if name == "" && target.Declaration.Server != nil {
 		name = target.Declaration.Server.Source

@@ -56,11 +56,6 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 	if err != nil {
 		return sandglass.Plan{}, memory{}, err
 	}
-	if r.Kind != sandglass.KindPeek {
-		if err := sandboxOnly(target); err != nil {
-			return sandglass.Plan{}, memory{}, err
-		}
-	}
 	plan := sandglass.Plan{Moment: sandglass.Moment{Kind: sandglass.AtLatest}, Findings: []sandglass.Finding{}, Lines: []sandglass.PlanLine{}, NotCopied: []sandglass.PlanLine{}}
 	if r.Moment != nil && r.Kind != sandglass.KindRefresh {
 		plan.Moment = *r.Moment

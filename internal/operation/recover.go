@@ -185,6 +185,9 @@ func (h *Host) replay(ctx context.Context, run *engine.Run, m *memory, e sandgla
 		}
 	}
 	src := source{h.Repository, m.Range, m.SegmentSize}
+	if m.Range.Stop == img.Redo {
+		return h.takeAsItIs(ctx, run, c, m, src)
+	}
 	wal, err := walserve.Listen(src, walserve.Options{Socket: h.walSocket(m.Volume), Dir: filepath.Join(h.Volumes.Layout(m.Volume).Root, "wal"),
 		SegmentSize: m.SegmentSize, UID: h.Owner.UID, GID: h.Owner.GID, Last: src.lastSegment(), Log: run.Log})
 	if err != nil {
@@ -201,6 +204,33 @@ func (h *Host) replay(ctx context.Context, run *engine.Run, m *memory, e sandgla
 	if err := h.replayTo(ctx, run, c, m, img); err != nil {
 		return err
 	}
+	m.Recovered = true
+	return run.Save(ctx, *m)
+}
+
+// takeAsItIs is for an image of a stopped server that is itself the moment: recovery would begin
+// after its checkpoint, and so go too far. The server only needs the segment with that checkpoint.
+func (h *Host) takeAsItIs(ctx context.Context, run *engine.Run, c server.Config, m *memory, src source) error {
+	if err := server.PrepareRecovery(c); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(c.Data, "recovery.signal")); err != nil {
+		return fmt.Errorf("prepare start: %w", err)
+	}
+	first := m.Range.Stop.Segment(m.SegmentSize)
+	for _, seg := range []sandglass.SegmentNo{first, first + 1} {
+		path := filepath.Join(c.Data, "pg_wal", sandglass.SegmentName(m.Range.Timeline, seg, m.SegmentSize))
+		found, err := src.Fetch(ctx, filepath.Base(path), path)
+		if err != nil {
+			return err
+		}
+		if found {
+			if err := os.Chown(path, h.Owner.UID, h.Owner.GID); err != nil {
+				return fmt.Errorf("prepare start: %w", err)
+			}
+		}
+	}
+	run.Log.Info("the image is the moment; nothing is replayed", "image", m.Range.Image)
 	m.Recovered = true
 	return run.Save(ctx, *m)
 }
