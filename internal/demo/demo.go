@@ -48,7 +48,10 @@ func Run(ctx context.Context, o Options) error {
 		s.hints()
 		return errors.Join(s.verdict(), os.Remove(filepath.Join(o.Dir, "demo.pid")))
 	}
-	if err != nil {
+	if ctx.Err() != nil {
+		err = ctx.Err() // asked for: nothing went wrong, and nothing is to be left
+		s.line("")
+	} else if err != nil {
 		s.keepLogs()
 	}
 	s.chapter("Taking everything down")

@@ -314,13 +314,17 @@ func (s *story) hints() {
 	s.line("")
 	s.chapter("It is all still running. Try next:")
 	s.line("  export SANDGLASS_STATE=" + s.state())
+	down := "demo --down"
+	if s.Dir != DefaultDir() {
+		down += " --dir " + s.Dir
+	}
 	for _, h := range [][2]string{
 		{"window prod", "what can be restored"},
 		{"restore uat --latest --plan", "what a restore would do; changes nothing"},
 		{"peek prod --xid " + fmt.Sprint(s.loss.xid) + " --before --reason 'lost orders'", "read the lost rows, sealed and un-neutralized"},
 		{"connect uat", "psql into the sandbox"},
 		{"ops ls", "what was done"},
-		{"demo --down", "end all of it, leave nothing"},
+		{down, "end all of it, leave nothing"},
 	} {
 		s.line(fmt.Sprintf("  %s %-58s %s", s.Binary, h[0], s.style(styleDim, h[1])))
 	}
