@@ -92,6 +92,11 @@ func TestGolden(t *testing.T) {
 		"window_ascii": func(w io.Writer) error { return showWindow(w, sampleWindow(), zone, false) },
 		"window_utf8":  func(w io.Writer) error { return showWindow(w, sampleWindow(), time.UTC, true) },
 		"window_empty": func(w io.Writer) error { return showWindow(w, sandglass.Window{Environment: "prod"}, zone, true) },
+		"window_unsettled": func(w io.Writer) error {
+			v := sampleWindow()
+			v.Latest, v.Gaps, v.Images = time.Time{}, nil, v.Images[:1]
+			return showWindow(w, v, zone, true)
+		},
 		"commits": func(w io.Writer) error {
 			return showCommits(w, "prod", []sandglass.Commit{
 				{XID: 81236, LSN: 0x5A3F2B8, Time: at("10:41:59.812345"), Rows: []sandglass.RelationRows{{Database: "erp", Relation: "public.orders", Deleted: 1204}, {Database: "erp", Relation: "public.audit", Inserted: 1, Updated: 12345678}}},

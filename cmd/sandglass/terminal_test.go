@@ -28,6 +28,7 @@ type keyboard struct {
 
 	mu    sync.Mutex
 	seen  strings.Builder
+	from  int           // what was before has been waited for
 	newly chan struct{} // something was written
 	ended chan struct{} // everything was read
 }
@@ -99,14 +100,22 @@ func (k *keyboard) text() string {
 	return k.seen.String()
 }
 
-// sees waits until the terminal shows the text.
+// patienceOfTest bounds what a test waits for.
+const patienceOfTest = 20 * time.Second
+
+// sees waits until the terminal shows the text, after what was waited for before.
 func (k *keyboard) sees(text string) {
 	k.t.Helper()
-	for deadline := time.After(10 * time.Second); !strings.Contains(k.text(), text); {
+	for deadline := time.After(patienceOfTest); ; {
+		all := k.text()
+		if i := strings.Index(all[k.from:], text); i >= 0 {
+			k.from += i + len(text)
+			return
+		}
 		select {
 		case <-k.newly:
 		case <-deadline:
-			k.t.Fatalf("never saw %q in:\n%s", text, k.text())
+			k.t.Fatalf("never saw %q after %q", text, all[k.from:])
 		}
 	}
 }
@@ -121,6 +130,8 @@ func (k *keyboard) types(text string) {
 // exits waits for the command's end and checks its exit code.
 func (k *keyboard) exits(want int) {
 	k.t.Helper()
+	late := time.AfterFunc(patienceOfTest, func() { _ = k.cmd.Process.Kill() }) // it may have ended just now
+	defer late.Stop()
 	_ = k.cmd.Wait() // the code says it
 	<-k.ended
 	if got := k.cmd.ProcessState.ExitCode(); got != want {

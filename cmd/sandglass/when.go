@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -174,7 +175,7 @@ func zoneName(t time.Time, zone *time.Location) string {
 func span(d time.Duration) string {
 	switch s := d.Seconds(); {
 	case s < 0:
-		return "-" + span(-d)
+		return "-" + span(-max(d, -math.MaxInt64)) // the least duration has no opposite
 	case s < 9.95 && d%time.Second != 0:
 		return strconv.FormatFloat(s, 'f', 1, 64) + " s"
 	case s < 59.5:

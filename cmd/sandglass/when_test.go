@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,7 @@ func TestShowTimes(t *testing.T) {
 	}
 	for d, want := range map[time.Duration]string{
 		0: "0 s", 420 * time.Millisecond: "0.4 s", 9949 * time.Millisecond: "9.9 s", 12 * time.Second: "12 s", 59400 * time.Millisecond: "59 s",
-		59600 * time.Millisecond: "1 min 00 s", 185 * time.Second: "3 min 05 s", 127 * time.Minute: "2 h 07 min", 76 * time.Hour: "3 d 4 h", -2 * time.Second: "-2 s",
+		59600 * time.Millisecond: "1 min 00 s", 185 * time.Second: "3 min 05 s", 127 * time.Minute: "2 h 07 min", 76 * time.Hour: "3 d 4 h", -2 * time.Second: "-2 s", math.MinInt64: "-106751 d 23 h",
 	} {
 		if got := span(d); got != want {
 			t.Errorf("%v: got %q, want %q", d, got, want)

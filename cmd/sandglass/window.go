@@ -98,10 +98,12 @@ func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 boo
 		return err
 	}
 	fmt.Fprintf(out, "Window of %s\n\n", w.Environment)
-	rows := [][]string{
-		{"earliest", utc(w.Earliest), local(w.Earliest, zone), "LSN " + w.EarliestLSN.String()},
-		{"latest", utc(w.Latest), local(w.Latest, zone), "LSN " + w.LatestLSN.String()},
-		{"length", span(w.Latest.Sub(w.Earliest))},
+	rows := [][]string{{"earliest", utc(w.Earliest), local(w.Earliest, zone), "LSN " + w.EarliestLSN.String()}}
+	settled := !w.Latest.Before(w.Earliest)
+	if settled {
+		rows = append(rows, []string{"latest", utc(w.Latest), local(w.Latest, zone), "LSN " + w.LatestLSN.String()}, []string{"length", span(w.Latest.Sub(w.Earliest))})
+	} else {
+		rows = append(rows, []string{"latest", "none is settled yet"})
 	}
 	switch {
 	case w.LagBytes < 0:
@@ -112,8 +114,10 @@ func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 boo
 	if err := columns(out, "  ", rows); err != nil {
 		return err
 	}
-	fmt.Fprintln(out)
-	timeline(out, w, utf8)
+	if settled {
+		fmt.Fprintln(out)
+		timeline(out, w, utf8)
+	}
 	if len(w.Gaps) > 0 {
 		fmt.Fprintf(out, "\nGaps\n")
 		for _, g := range w.Gaps {
