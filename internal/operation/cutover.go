@@ -453,7 +453,7 @@ func (h *Host) finish(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
-	result := Result{Volume: m.Volume, Kept: m.Previous, UnreachableSeconds: m.Opened.Sub(m.Fenced).Seconds()}
+	result := sandglass.Result{Volume: m.Volume, Kept: m.Previous, UnreachableSeconds: m.Opened.Sub(m.Fenced).Seconds()}
 	for _, id := range []string{m.Volume, m.Previous} {
 		if id == "" {
 			continue

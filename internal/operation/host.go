@@ -103,22 +103,6 @@ type memory struct {
 	Opened      time.Time               `json:"opened,omitzero"`
 }
 
-// Result is what a restore, refresh or undo gives to people.
-type Result struct {
-	Moment string `json:"moment,omitempty"`
-	Volume string `json:"volume,omitempty"` // now current
-	Kept   string `json:"kept,omitempty"`   // the state before, for undo
-	// KeptUntil is when the state before goes away by itself.
-	KeptUntil time.Time `json:"kept_until,omitzero"`
-	// UnreachableSeconds is from the closing of the old server to the opening of the new one.
-	UnreachableSeconds float64 `json:"unreachable_seconds"`
-	Held               bool    `json:"held,omitempty"` // open to the administrator only
-	// Rules is what the policy did; NotReapplied what of the sandbox could not be given to the copy.
-	Rules        []sandglass.PlanLine `json:"rules,omitempty"`
-	NotReapplied []string             `json:"not_reapplied,omitempty"`
-	Findings     []sandglass.Finding  `json:"findings,omitempty"`
-}
-
 // environments reads the declarations of an operation's target and source, with defaults.
 func (h *Host) environments(ctx context.Context, r sandglass.Request) (target, source db.Environment, err error) {
 	if r.Kind == sandglass.KindPeek {

@@ -85,6 +85,8 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 		if err := databaseFacts(&plan, &facts); err != nil {
 			return plan, m, err
 		}
+	} else {
+		facts.Running = true // a peek has no target that could be down
 	}
 	plan.Findings = append(plan.Findings, preflight.Check(facts)...)
 	h.lines(&plan, m, facts, r, target)

@@ -326,6 +326,9 @@ func momentText(o sandglass.Operation) string {
 	if o.Plan == nil {
 		return ""
 	}
+	if o.Plan.Moment.Kind == sandglass.AtLatest && o.Plan.Range != nil && !o.Plan.Range.CommitTime.IsZero() {
+		return o.Plan.Range.CommitTime.UTC().Format(time.RFC3339) + ", the latest then"
+	}
 	return o.Plan.Moment.String()
 }
 
