@@ -60,7 +60,7 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 	if r.Moment != nil && r.Kind != sandglass.KindRefresh {
 		plan.Moment = *r.Moment
 	}
-	facts := preflight.Facts{Target: target.Declaration, Source: source.Declaration, Accepted: r.Accept}
+	facts := preflight.Facts{Target: target.Declaration, Source: source.Declaration, Accepted: r.Accept, Peek: r.Kind == sandglass.KindPeek}
 	m := memory{}
 	m.Range, err = window.Resolve(ctx, h.Repository, source.Declaration, plan.Moment, h.Recorders.Live(source.Declaration.Name))
 	if err != nil {

@@ -55,6 +55,8 @@ type Facts struct {
 	// Accepted are the codes accepted beforehand.
 	Accepted []sandglass.Code
 
+	// Peek: there is no target; the copy is only read.
+	Peek bool
 	// Empty: nothing was restored into the target yet. Running: its server answers.
 	Empty, Running bool
 	// PortHolder says who listens on the target's port when it is not the target itself; "" for nobody.
@@ -226,7 +228,7 @@ func clients(f Facts) (sandglass.Finding, bool) {
 }
 
 func targetDown(f Facts) (sandglass.Finding, bool) {
-	if f.Empty || f.Running {
+	if f.Peek || f.Empty || f.Running {
 		return nothing()
 	}
 	const sentence = "%s is not running; its roles and settings can't be read, so nobody of it could log in after the restore."
