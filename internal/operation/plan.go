@@ -263,6 +263,9 @@ func portHolder(ctx context.Context, e sandglass.Environment) string {
 
 // databaseFacts says which databases stay, under which name, and which are dropped.
 func databaseFacts(plan *sandglass.Plan, f *preflight.Facts) error {
+	if len(f.Image.Databases) == 0 {
+		return nil // the moment was refused; or production did not say, and inspect will ask the copy
+	}
 	var names []string
 	for name := range f.Image.Databases {
 		if name != "template0" && name != "template1" && name != "postgres" {
