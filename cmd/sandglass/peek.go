@@ -30,7 +30,7 @@ is asked for and kept. Ctrl-C or the end of its time closes it and leaves nothin
 	m.flags(c)
 	c.Flags().StringVar(&f.reason, "reason", "", "`why` it is opened; kept with it")
 	c.Flags().DurationVar(&f.ttl, "ttl", time.Hour, "how long it stays open at most")
-	c.Flags().BoolVar(&f.detach, "no-wait", false, "leave it open and return; `sandglass peek end` closes it")
+	c.Flags().BoolVar(&f.detach, "no-wait", false, "leave it open and return; 'sandglass peek end' closes it")
 	acceptFlag(c, &f.accept)
 	c.AddCommand(newPeekList(a), newPeekEnd(a))
 	return c

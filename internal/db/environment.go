@@ -82,7 +82,7 @@ func (q Queries) environment(ctx context.Context, name, lock string) (Environmen
 	if errors.Is(err, pgx.ErrNoRows) {
 		return e, &sandglass.Error{Code: sandglass.CodeEnvironmentUnknown, Op: "read environment",
 			Message: fmt.Sprintf("There is no environment %q.", name),
-			Remedy:  "`sandglass env list` lists them; `sandglass apply` declares one."}
+			Remedy:  "`sandglass env ls` lists them; `sandglass apply` declares one."}
 	}
 	return e, wrap("read environment "+name, err)
 }

@@ -110,7 +110,7 @@ func (q Queries) operation(ctx context.Context, id, lock string) (Operation, err
 	o, err := pgx.CollectExactlyOneRow(rows, scanOperation)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return o, &sandglass.Error{Code: sandglass.CodeOperationUnknown, Op: "read operation",
-			Message: fmt.Sprintf("There is no operation %q.", id), Remedy: "`sandglass operations` lists them."}
+			Message: fmt.Sprintf("There is no operation %q.", id), Remedy: "`sandglass ops ls` lists them."}
 	}
 	return o, wrap("read operation "+id, err)
 }

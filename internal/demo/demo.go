@@ -63,6 +63,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	s.line("")
 	s.summary()
 	return s.verdict()
 }
@@ -117,7 +118,7 @@ func (s *story) state() string { return filepath.Join(s.Dir, "state") }
 func (s *story) command(ctx context.Context, args ...string) (time.Duration, error) {
 	s.prompt(append([]string{"sandglass"}, args...))
 	cmd := s.sandglass(ctx, args...)
-	cmd.Stdout = s.shortened(s.indented(), "What happens", "preflight", "(Here it says what happens, why, and what is not copied: --plan shows that alone.)")
+	cmd.Stdout = s.shortened(s.indented(), "What happens", "preflight", "(Left out here: what happens and why, and what is not copied. --plan shows it.)")
 	cmd.Stderr = s.indented()
 	begin := time.Now()
 	if err := cmd.Run(); err != nil {

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -102,9 +104,6 @@ func (s *story) record(ctx context.Context) (err error) {
 		return err
 	}
 	if _, err := s.command(ctx, "apply", "-f", file); err != nil {
-		return err
-	}
-	if _, err := s.command(ctx, "record", "start", "prod"); err != nil {
 		return err
 	}
 	begin := time.Now()
@@ -301,7 +300,6 @@ func (s *story) undo(ctx context.Context) error {
 func (s *story) fact(name, value string) { s.facts = append(s.facts, fact{name, value}) }
 
 func (s *story) summary() {
-	s.line("")
 	s.chapter("In figures")
 	for _, f := range s.facts {
 		s.line(fmt.Sprintf("  %-34s %s", f.name, f.value))
@@ -321,13 +319,24 @@ func (s *story) hints() {
 	for _, h := range [][2]string{
 		{"window prod", "what can be restored"},
 		{"restore uat --latest --plan", "what a restore would do; changes nothing"},
-		{"peek prod --xid " + fmt.Sprint(s.loss.xid) + " --before --reason 'lost orders'", "read the lost rows, sealed and un-neutralized"},
+		{"peek prod --xid " + fmt.Sprint(s.loss.xid) + " --before --reason 'lost orders'", "read the lost rows in a sealed copy"},
 		{"connect uat", "psql into the sandbox"},
 		{"ops ls", "what was done"},
 		{down, "end all of it, leave nothing"},
 	} {
-		s.line(fmt.Sprintf("  %s %-58s %s", s.Binary, h[0], s.style(styleDim, h[1])))
+		s.line("  " + s.typed() + " " + h[0])
+		s.line("      " + s.style(styleDim, h[1]))
 	}
+}
+
+// typed is our binary as it would be typed here: from the current folder, when it lies below.
+func (s *story) typed() string {
+	if here, err := os.Getwd(); err == nil {
+		if short, err := filepath.Rel(here, s.Binary); err == nil && filepath.IsLocal(short) && strings.Contains(short, "/") {
+			return short
+		}
+	}
+	return s.Binary
 }
 
 // await asks until it is so, or for so long.
