@@ -6,6 +6,7 @@
 INSTALL ?= yes
 SIZE    ?= 4GB
 RUNS    ?= 5
+MAJORS  ?= /var/cache/sandglass-majors
 BIN     := bin/sandglass
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@2026.2.2
@@ -29,6 +30,11 @@ test: go install-postgres ## all tests, against real PostgreSQL servers (under 1
 
 test-long: go install-postgres ## the full matrices: every crash point, many moments (hours)
 	go test -timeout 6h -tags long ./...
+	packaging/majors $(MAJORS)
+	SANDGLASS_PG_BIN="$(MAJORS)/*/package/native/bin" go test -count=1 -timeout 1h -tags long -run 'TestEveryMajor|TestMajors' ./test ./internal/wal
+	for major in 14 16 17 18; do \
+		SANDGLASS_TEST_MAJOR=$$major SANDGLASS_PG_BIN="$(MAJORS)/$$major/package/native/bin" go test -count=1 -timeout 1h ./internal/recorder || exit 1; \
+	done
 
 bench: build install-postgres install-pgbackrest ## measure against pgBackRest, pg_basebackup and pg_receivewal (SIZE=200MB RUNS=1 for a quick look)
 	go run ./bench -sandglass $(BIN) -size $(SIZE) -runs $(RUNS)

@@ -69,6 +69,9 @@ func (o owner) write(path, content string) error {
 
 // fromTemplate fills the data folder.
 func (c *Cluster) fromTemplate(ctx context.Context, extra []string) error {
+	if _, err := os.Stat(filepath.Join(c.Bin, "pg_resetwal")); err != nil { // server packages from npm lack it
+		return run(c.Command(ctx, "initdb", append(initArgs(c.Data()), extra...)...))
+	}
 	template, err := c.template(ctx, extra)
 	if err != nil {
 		return err
@@ -81,6 +84,10 @@ func (c *Cluster) fromTemplate(ctx context.Context, extra []string) error {
 	}
 	// The WAL of the copy still bears the template's identifier; pg_resetwal begins it anew, as pg_createsubscriber does.
 	return run(c.Command(ctx, "pg_resetwal", "-f", "-D", c.Data()))
+}
+
+func initArgs(data string) []string {
+	return []string{"-D", data, "-U", Superuser, "-E", "UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync", "--data-checksums"}
 }
 
 // template is the folder of a fresh cluster, made unless it is there.
@@ -99,8 +106,7 @@ func (c *Cluster) template(ctx context.Context, extra []string) (string, error) 
 	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err == nil {
 		return dir, nil
 	}
-	args := []string{"-D", c.Data(), "-U", Superuser, "-E", "UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync", "--data-checksums"}
-	if err := run(c.Command(ctx, "initdb", append(args, extra...)...)); err != nil {
+	if err := run(c.Command(ctx, "initdb", append(initArgs(c.Data()), extra...)...)); err != nil {
 		return "", err
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {

@@ -77,7 +77,22 @@ func Make(ctx context.Context, binary string) (*System, error) {
 	if r := s.Run(ctx, "init", "--repository", s.Repository()); r.Exit != 0 {
 		return nil, errors.Join(fmt.Errorf("init: exit %d\n%s%s", r.Exit, r.Stdout, r.Stderr), os.RemoveAll(dir))
 	}
+	if bin := os.Getenv("SANDGLASS_PG_BIN"); bin != "" { // where pgtest finds other majors, serve does too
+		if err := s.configure(fmt.Sprintf("\nbinaries:\n  - %q\n", bin)); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+	}
 	return s, nil
+}
+
+// configure adds lines to config.yaml.
+func (s *System) configure(lines string) error {
+	f, err := os.OpenFile(filepath.Join(s.State(), "config.yaml"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(lines)
+	return errors.Join(err, f.Close())
 }
 
 // State is the state folder, Repository the repository's.
