@@ -34,7 +34,8 @@ match. A refusal is waived by its code: --accept CODE.`,
 			if err != nil {
 				return err
 			}
-			return a.tellFindings(found, args[0]+" is being recorded; the first image makes its window begin.")
+			return a.tellFindings(found, args[0]+" is being recorded; the first image makes its window begin.\n"+
+				"It begins with a checkpoint, which production may spread over minutes. See how far it is: sandglass record ls")
 		}}
 	acceptFlag(c, &accept)
 	return c
@@ -97,7 +98,7 @@ func newRecordList(a *app) *cobra.Command {
 			note := ""
 			switch {
 			case r.Image != nil:
-				note = "image: " + progressText(*r.Image)
+				note = "image: " + imageText(*r.Image)
 			case r.LastError != nil:
 				note = string(r.LastError.Code)
 			}
@@ -145,6 +146,14 @@ func (a *app) takeImage(ctx context.Context, name string, noWait bool) error {
 	return a.watchImage(ctx, cl, name, last)
 }
 
+// imageText is how far an image is. It has a size from the moment on at which production has made its checkpoint.
+func imageText(p sandglass.Progress) string {
+	if p.Done == 0 && p.Total <= 0 {
+		return "waiting for production's checkpoint"
+	}
+	return progressText(p)
+}
+
 // watchImage shows an image's progress until the recorder has a newer one than last.
 func (a *app) watchImage(ctx context.Context, cl *client.Client, name string, last sandglass.ImageID) error {
 	line := a.newLine(a.stdout)
@@ -167,7 +176,7 @@ func (a *app) watchImage(ctx context.Context, cl *client.Client, name string, la
 				return err
 			})
 		case r.Image != nil:
-			line.show("image  " + progressText(*r.Image))
+			line.show("image  " + imageText(*r.Image))
 		}
 		select {
 		case <-ctx.Done():

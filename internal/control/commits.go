@@ -5,6 +5,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -37,7 +38,7 @@ func (c windows) Commits(ctx context.Context, name string, q sandglass.CommitQue
 		limit = 100
 	}
 	found := []sandglass.Commit{}
-	for commit, err := range window.Commits(ctx, c.repo, e.Declaration, c.recorders.Live(name), q.From, q.To) {
+	for commit, err := range window.Commits(ctx, c.host.History(e), e.Declaration, c.recorders.Live(name), q.From, q.To) {
 		if err != nil {
 			return nil, err
 		}
@@ -151,14 +152,15 @@ func readNames(ctx context.Context, connect func(context.Context, string) (*pgx.
 	if err != nil {
 		return err
 	}
+	var missing []error // one database that can't be opened costs only its own names
 	for _, d := range all {
 		key := fmt.Sprintf("oid %d", d.OID)
 		names[key] = d.Name
 		if err := relationsOf(ctx, connect, d.Name, key, names); err != nil {
-			return fmt.Errorf("database %s: %w", d.Name, err)
+			missing = append(missing, fmt.Errorf("database %s: %w", d.Name, err))
 		}
 	}
-	return nil
+	return errors.Join(missing...)
 }
 
 func relationsOf(ctx context.Context, connect func(context.Context, string) (*pgx.Conn, error), database, key string, names map[string]string) error {
