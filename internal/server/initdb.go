@@ -64,7 +64,7 @@ func InitDB(ctx context.Context, c Config, o InitOptions) error {
 // role and no pg_hba.conf can keep us out. It gives the server's output. The first error ends it
 // (CodeServerFailed). No server may run on the data folder.
 func SingleUser(ctx context.Context, c Config, database string, sql ...string) (string, error) {
-	if err := c.free(); err != nil {
+	if err := c.free(ctx); err != nil {
 		return "", err
 	}
 	if err := c.write(false); err != nil {

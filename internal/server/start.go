@@ -47,7 +47,7 @@ type Postmaster struct {
 // Start starts a server in a session of its own and returns once the binary runs; see Ready. It
 // refuses while another process works in the data folder (CodeVolumeInUse).
 func Start(ctx context.Context, c Config) (*Postmaster, error) {
-	if err := c.free(); err != nil {
+	if err := c.free(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.write(false); err != nil {
@@ -81,10 +81,15 @@ func Start(ctx context.Context, c Config) (*Postmaster, error) {
 	return p, nil
 }
 
-// free makes sure that no server works in the data folder.
-func (c Config) free() error {
+// free makes sure that no server works in the data folder, and that none seems to: after a reboot, or while
+// a killed one is not reaped, postmaster.pid names a number that is some process's, and PostgreSQL would
+// not start (CreateLockFile in utils/init/miscinit.c).
+func (c Config) free(ctx context.Context) error {
 	pids := c.servers()
 	if len(pids) == 0 {
+		if pf, err := c.readPIDFile(); err == nil && !errors.Is(syscall.Kill(pf.pid, 0), syscall.ESRCH) {
+			return Discard(ctx, c)
+		}
 		return nil
 	}
 	return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "start server",
