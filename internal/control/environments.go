@@ -100,7 +100,7 @@ func (c *Control) status(ctx context.Context, e db.Environment) (sandglass.Envir
 	if e.Declaration.Kind != sandglass.Sandbox {
 		return s, nil
 	}
-	s.Address = net.JoinHostPort(operation.DialHost(e.Declaration.Server.Listen), strconv.Itoa(e.Declaration.Server.Port))
+	s.Address = net.JoinHostPort(operation.DialHost(e.Declaration.Server.Listen), strconv.Itoa(c.host.Port(ctx, e)))
 	if e.Volume == "" {
 		s.State = sandglass.SandboxEmpty
 		return s, nil
@@ -206,15 +206,15 @@ func (c environments) Connect(ctx context.Context, name, database string) (sandg
 	if database == "" {
 		database = operation.First(names)
 	}
-	s := e.Declaration.Server
+	s, port := e.Declaration.Server, c.host.Port(ctx, e)
 	if s.Administrator == "" { // nobody of the sandbox is known to us: our own way in
 		socket := c.host.Volumes.Layout(e.Volume).Run
-		return sandglass.Connection{Environment: name, Host: socket, Port: s.Port, User: operation.Role, Database: database, Databases: names,
-			PSQL: operation.PSQL(socket, s.Port, operation.Role, database)}, nil
+		return sandglass.Connection{Environment: name, Host: socket, Port: port, User: operation.Role, Database: database, Databases: names,
+			PSQL: operation.PSQL(socket, port, operation.Role, database)}, nil
 	}
 	host := operation.DialHost(s.Listen)
-	return sandglass.Connection{Environment: name, Host: host, Port: s.Port, User: s.Administrator, Database: database, Databases: names,
-		PSQL: operation.PSQL(host, s.Port, s.Administrator, database)}, nil
+	return sandglass.Connection{Environment: name, Host: host, Port: port, User: s.Administrator, Database: database, Databases: names,
+		PSQL: operation.PSQL(host, port, s.Administrator, database)}, nil
 }
 
 func connectProduction(e sandglass.Environment, database string) (sandglass.Connection, error) {

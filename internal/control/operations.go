@@ -87,6 +87,9 @@ func (c operations) Logs(ctx context.Context, id string, w io.Writer) error {
 
 // record puts a finished operation and its logs into the repository: the history outlives this host.
 func (c *Control) record(ctx context.Context, run *engine.Run) error {
+	if run.Operation.Kind != sandglass.KindPeek {
+		c.recorders.Resume(run.Operation.Environment) // also after a way back that could not be gone to its end
+	}
 	if err := c.repo.PutOperation(ctx, run.Operation); err != nil {
 		return err
 	}
@@ -112,7 +115,7 @@ func (c windows) Window(ctx context.Context, name string) (sandglass.Window, err
 	if err != nil {
 		return sandglass.Window{}, err
 	}
-	return window.Compute(ctx, c.repo, e.Declaration, c.recorders.Live(name))
+	return window.Compute(ctx, c.host.History(e), e.Declaration, c.recorders.Live(name))
 }
 
 func (c windows) Resolve(ctx context.Context, name string, m sandglass.Moment) (sandglass.Range, error) {
@@ -120,7 +123,7 @@ func (c windows) Resolve(ctx context.Context, name string, m sandglass.Moment) (
 	if err != nil {
 		return sandglass.Range{}, err
 	}
-	return window.Resolve(ctx, c.repo, e.Declaration, m, c.recorders.Live(name))
+	return window.Resolve(ctx, c.host.History(e), e.Declaration, m, c.recorders.Live(name))
 }
 
 type repository struct{ *Control }

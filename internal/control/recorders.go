@@ -5,14 +5,11 @@ package control
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -35,12 +32,14 @@ type recorders struct {
 	mu       sync.Mutex
 	sessions map[string]*session
 	paused   map[string]bool
+	pauses   int // how often Pause was called: what was read of the wishes before is outdated
 }
 
 // session is one running recorder.
 type session struct {
 	recorder *recorder.Recorder
 	declared string // the declaration it was started with
+	volume   string // of a sandbox: the volume it follows
 	stop     context.CancelFunc
 	done     chan struct{}
 }
@@ -77,21 +76,34 @@ func (r *recorders) wake() {
 	}
 }
 
+// reconcile makes what runs as it is wished. What goes wrong with one environment does not touch another.
 func (r *recorders) reconcile(ctx context.Context) error {
+	r.mu.Lock()
+	seen := r.pauses
+	r.mu.Unlock()
 	environments, err := r.control.db.Environments(ctx)
 	if err != nil {
 		return err
 	}
 	wished := map[string]bool{}
+	var errs []error
 	for _, e := range environments {
 		e.Declaration = e.Declaration.WithDefaults()
 		name := e.Declaration.Name
-		if !e.Recording || e.Declaration.Recording == nil || (e.Declaration.Kind == sandglass.Sandbox && (e.Volume == "" || e.Server != db.WishRunning)) {
+		if wished[name] = r.wished(e); !wished[name] {
 			continue
 		}
-		wished[name] = true
-		if err := r.ensure(ctx, e); err != nil {
-			return fmt.Errorf("start recorder of %s: %w", name, err)
+		// In the middle of a swap, what runs stays (until it is paused), but nothing begins: which
+		// history the server's WAL belongs to is only known after it.
+		swapping, err := r.control.host.Swapping(ctx, name)
+		if err == nil && !swapping {
+			err = r.ensure(ctx, e, seen)
+		}
+		if err == nil && !swapping {
+			err = r.noteIncarnation(ctx, e)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("start recorder of %s: %w", name, err))
 		}
 	}
 	r.mu.Lock()
@@ -107,16 +119,50 @@ func (r *recorders) reconcile(ctx context.Context) error {
 		s.stop()
 		<-s.done
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// ensure starts the environment's recorder unless it runs with this very declaration.
-func (r *recorders) ensure(ctx context.Context, e db.Environment) error {
+// wished says whether the environment should be recorded now.
+func (r *recorders) wished(e db.Environment) bool {
+	if !e.Recording || e.Declaration.Recording == nil {
+		return false
+	}
+	return e.Declaration.Kind == sandglass.Production || e.Volume != "" && e.Server == db.WishRunning
+}
+
+// noteIncarnation keeps which incarnation the recorder has begun, so that it goes on with that one
+// even when a newer one is being prepared for a cutover.
+func (r *recorders) noteIncarnation(ctx context.Context, e db.Environment) error {
+	r.mu.Lock()
+	s := r.sessions[e.Declaration.Name]
+	r.mu.Unlock()
+	if s == nil || s.volume != e.Volume || e.Declaration.Kind != sandglass.Sandbox {
+		return nil
+	}
+	id := s.recorder.Status().Incarnation
+	if id == "" || id == e.Incarnation {
+		return nil
+	}
+	return r.control.db.UpdateEnvironment(ctx, e.Declaration.Name, func(now *db.Environment) error {
+		if now.Volume == e.Volume && now.Incarnation == e.Incarnation {
+			now.Incarnation = id
+		}
+		return nil
+	})
+}
+
+// ensure starts the environment's recorder unless it runs with this very declaration. seen is how
+// often recorders had been paused when e was read.
+func (r *recorders) ensure(ctx context.Context, e db.Environment, seen int) error {
 	name := e.Declaration.Name
-	declared := fmt.Sprintf("%+v %+v %s %s", *e.Declaration.Recording, e.Declaration.Accept, e.Volume, e.Incarnation)
+	port := 0
+	if e.Declaration.Kind == sandglass.Sandbox {
+		port = r.control.host.Port(ctx, e)
+	}
+	declared := fmt.Sprintf("%+v %+v %s %d", *e.Declaration.Recording, e.Declaration.Accept, e.Volume, port)
 	r.mu.Lock()
 	old := r.sessions[name]
-	if r.paused[name] || old != nil && old.declared == declared {
+	if r.paused[name] || r.pauses != seen || old != nil && old.declared == declared {
 		r.mu.Unlock()
 		return nil
 	}
@@ -131,8 +177,14 @@ func (r *recorders) ensure(ctx context.Context, e db.Environment) error {
 		return err
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s := &session{recorder: recorder.New(config), declared: declared, stop: stop, done: make(chan struct{})}
+	s := &session{recorder: recorder.New(config), declared: declared, volume: e.Volume, stop: stop, done: make(chan struct{})}
 	r.mu.Lock()
+	if r.paused[name] || r.pauses != seen { // e may be another by now; run looks again
+		r.mu.Unlock()
+		stop()
+		r.wake()
+		return nil
+	}
 	r.sessions[name] = s
 	r.mu.Unlock()
 	go func() {
@@ -174,7 +226,22 @@ func (r *recorders) underLock(ctx context.Context, name string, rec *recorder.Re
 	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock(hashtextextended($1, 0))`, "sandglass recorder "+name); err != nil {
 		return fmt.Errorf("lock the recording: %w", err)
 	}
-	return rec.Run(ctx)
+	running, stop := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		var err error
+		for err == nil { // none comes: it returns when the connection ends
+			_, err = db.Await(running, conn)
+		}
+		stop(fmt.Errorf("lost the lock of the recording: %w", err))
+	})
+	err = rec.Run(running)
+	if running.Err() != nil && ctx.Err() == nil {
+		err = context.Cause(running)
+	}
+	stop(nil)
+	watch.Wait()
+	return err
 }
 
 func (r *recorders) stopAll() {
@@ -211,6 +278,7 @@ func (r *recorders) Live(environment string) window.Live {
 func (r *recorders) Pause(ctx context.Context, environment string) error {
 	r.mu.Lock()
 	r.paused[environment] = true
+	r.pauses++
 	s := r.sessions[environment]
 	delete(r.sessions, environment)
 	r.mu.Unlock()
@@ -236,43 +304,35 @@ func (r *recorders) Resume(environment string) {
 
 // Adopt makes an image of a stopped volume the first of a new incarnation of its environment: the
 // sandbox's own history begins with it, and holds nothing of before.
-func (r *recorders) Adopt(ctx context.Context, environment string, v operation.Layout, progress func(sandglass.Progress)) (sandglass.IncarnationID, error) {
+func (r *recorders) Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, v operation.Layout, progress func(sandglass.Progress)) error {
 	raw, err := os.ReadFile(filepath.Join(v.Data, pg.ControlFile))
 	if err != nil {
-		return "", fmt.Errorf("read control file: %w", err)
+		return fmt.Errorf("read control file: %w", err)
 	}
 	control, err := pg.ParseControl(raw)
 	if err != nil {
-		return "", err
-	}
-	major, err := os.ReadFile(filepath.Join(v.Data, "PG_VERSION"))
-	if err != nil {
-		return "", fmt.Errorf("read version: %w", err)
+		return err
 	}
 	tablespaces, err := tablespacesOf(v)
 	if err != nil {
-		return "", err
+		return err
 	}
-	id := newID()
-	inc := sandglass.Incarnation{ID: sandglass.IncarnationID(id), Environment: environment, SystemIdentifier: control.SystemIdentifier,
+	inc := sandglass.Incarnation{ID: id, Environment: environment, SystemIdentifier: control.SystemIdentifier, Major: control.Major,
 		SegmentSize: control.SegmentSize, Began: time.Now().UTC()}
-	if inc.Major, err = strconv.Atoi(strings.TrimSpace(string(major))); err != nil {
-		return "", fmt.Errorf("read version: %w", err)
-	}
 	if err := r.control.repo.BeginIncarnation(ctx, inc); err != nil {
-		return "", err
+		return err
 	}
 	progress(sandglass.Progress{Unit: "bytes", Note: "first image of the sandbox's history", ETA: -1})
 	dir := filepath.Join(r.control.State, "recorder", environment)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make recorder folder: %w", err)
+		return fmt.Errorf("make recorder folder: %w", err)
 	}
-	_, digests, err := recorder.ImageStopped(ctx, r.control.repo, sandglass.Image{ID: sandglass.ImageID(id), Environment: environment, Incarnation: inc.ID},
+	_, digests, err := recorder.ImageStopped(ctx, r.control.repo, sandglass.Image{ID: sandglass.ImageID(id), Environment: environment, Incarnation: id},
 		v.Data, tablespaces, repo.ImageOptions{Dir: dir})
-	if err != nil {
-		return "", err
+	if err != nil || digests == nil {
+		return err
 	}
-	return inc.ID, digests.Close()
+	return digests.Close()
 }
 
 // tablespacesOf are the tablespaces of a volume by OID.
@@ -286,11 +346,6 @@ func tablespacesOf(v operation.Layout) (map[string]string, error) {
 		all[e.Name()] = filepath.Join(v.Tablespaces, e.Name())
 	}
 	return all, err
-}
-
-// newID is sortable by time.
-func newID() string {
-	return time.Now().UTC().Format("20060102t150405") + "-" + strings.ToLower(rand.Text()[:4])
 }
 
 // status is what the environment's recorder says of itself.

@@ -48,7 +48,7 @@ func (c *Control) keepRunning(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removeExpired drops kept states whose time is over, and volumes that no operation needs any more.
+// removeExpired drops kept states whose time is over, and what no operation needs any more.
 func (c *Control) removeExpired(ctx context.Context) error {
 	volumes, err := c.db.Volumes(ctx, "")
 	if err != nil {
@@ -59,19 +59,36 @@ func (c *Control) removeExpired(ctx context.Context) error {
 		if v.Host != c.Host {
 			continue
 		}
-		busy, err := c.db.Unfinished(ctx, v.Environment)
-		if err != nil {
-			return err
-		}
-		if v.State == sandglass.VolumeKept && busy == "" && !v.KeptUntil.IsZero() && time.Now().After(v.KeptUntil) {
-			c.Log.Info("a kept state's time is over", "volume", v.ID, "environment", v.Environment)
-			errs = append(errs, c.host.DropVolume(ctx, v.ID))
+		switch v.State {
+		case sandglass.VolumeKept:
+			busy, err := c.db.Unfinished(ctx, v.Environment)
+			if err != nil {
+				return err
+			}
+			if busy == "" && !v.KeptUntil.IsZero() && time.Now().After(v.KeptUntil) {
+				c.Log.Info("a kept state's time is over", "volume", v.ID, "environment", v.Environment)
+				errs = append(errs, c.host.DropVolume(ctx, v.ID))
+			}
+		case sandglass.VolumeStaging:
+			o, err := c.db.Operation(ctx, v.Operation)
+			if err != nil {
+				errs = append(errs, err)
+			} else if o.State.Finished() && !openPeek(o) {
+				c.Log.Warn("removing what an operation left", "volume", v.ID, "operation", v.Operation)
+				errs = append(errs, c.host.RemoveLeftover(ctx, v.ID))
+			}
 		}
 	}
 	return errors.Join(append(errs, c.removeStrays(ctx, volumes))...)
 }
 
-// removeStrays removes folders of volumes that the metadata says are gone or never knew.
+// openPeek says whether the operation is a peek that came to be open.
+func openPeek(o db.Operation) bool {
+	return o.Kind == sandglass.KindPeek && o.State == sandglass.Succeeded
+}
+
+// removeStrays removes folders of volumes that the metadata says are gone. One it never knew is not
+// ours to remove: a volume's row precedes its folder, so the metadata that knew it has been lost.
 func (c *Control) removeStrays(ctx context.Context, known []db.Volume) error {
 	ids, err := c.host.Volumes.List(ctx)
 	if err != nil {
@@ -83,14 +100,15 @@ func (c *Control) removeStrays(ctx context.Context, known []db.Volume) error {
 			continue
 		}
 		v, err := c.db.Volume(ctx, id) // it may have been made since
-		if err == nil && v.State != sandglass.VolumeGone {
+		switch {
+		case sandglass.CodeOf(err) == sandglass.CodeVolumeUnknown:
 			continue
-		}
-		if err != nil && sandglass.CodeOf(err) != sandglass.CodeVolumeUnknown {
+		case err != nil:
 			return err
+		case v.State == sandglass.VolumeGone:
+			c.Log.Warn("removing the folder of a volume that is gone", "volume", id)
+			errs = append(errs, c.host.RemoveLeftover(ctx, id))
 		}
-		c.Log.Warn("removing a folder that is no volume", "volume", id)
-		errs = append(errs, c.host.Volumes.Destroy(ctx, id))
 	}
 	return errors.Join(errs...)
 }
@@ -126,7 +144,7 @@ func (c *Control) openPeeks(ctx context.Context) ([]db.Operation, error) {
 		if err != nil {
 			return nil, err
 		}
-		if o.Kind == sandglass.KindPeek && o.State == sandglass.Succeeded {
+		if openPeek(o) {
 			open = append(open, o)
 		}
 	}

@@ -8,148 +8,19 @@ package operation
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
-	"sandglass/internal/policy"
 	"sandglass/internal/server"
 )
-
-// rehearse is 8a: while the old server still serves, the new one is started once, still sealed,
-// with the configuration it will have in the open, so that what can't start fails here.
-func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
-	m, err := engine.Load[memory](run)
-	if err != nil {
-		return err
-	}
-	if err := h.stopStaging(ctx, run); err != nil { // of an attempt before
-		return err
-	}
-	st, in, target, err := h.copyOf(ctx, run)
-	if err != nil {
-		return err
-	}
-	if err := policy.Finish(ctx, st); err != nil {
-		return err
-	}
-	if err := h.newSegment(ctx, st.Connect); err != nil {
-		return err
-	}
-	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil {
-		return err
-	}
-	if target.Recording && m.Incarnation == "" {
-		if m.Incarnation, err = h.Recorders.Adopt(ctx, target.Declaration.Name, h.Volumes.Layout(m.Volume), run.Progress); err != nil {
-			return err
-		}
-		if err := run.Save(ctx, m); err != nil {
-			return err
-		}
-	}
-	c, err := h.sandboxConfig(ctx, m.Volume, m.Major, in.Environment)
-	if err != nil {
-		return err
-	}
-	c = h.seal(c, m.Volume, in.Environment)
-	p, err := ensureRunning(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	if err := healthy(ctx, c, in.Environment); err != nil {
-		return err
-	}
-	if target.Recording {
-		if err := reserveSlot(ctx, c, in.Environment.Recording.Slot); err != nil {
-			return err
-		}
-	}
-	if err := h.checkpoint(ctx, connector(c)); err != nil {
-		return err
-	}
-	run.Log.Info("the new server starts with the sandbox's configuration")
-	return h.checkpointTarget(ctx, target)
-}
-
-// unrehearse undoes rehearse: an incarnation that was begun for the copy is ended.
-func (h *Host) unrehearse(ctx context.Context, run *engine.Run) error {
-	m, err := engine.Load[memory](run)
-	if err != nil || m.Incarnation == "" {
-		return err
-	}
-	return h.Repository.EndIncarnation(ctx, run.Request.Environment, m.Incarnation, time.Now(), "the cutover it was made for did not happen")
-}
 
 // stopStagingCleanly shuts the staging server down, so that its volume is a plain, consistent data folder.
 func (h *Host) stopStagingCleanly(ctx context.Context, volumeID string) error {
 	return ensureStopped(ctx, h.whatever(volumeID), server.Fast)
-}
-
-func (h *Host) checkpoint(ctx context.Context, connect policy.Connect) error {
-	return execute(ctx, connect, "CHECKPOINT")
-}
-
-// newSegment begins a segment of WAL that holds nothing of before, and removes all older ones: they hold
-// what the rules took out. The sandbox's
-// own history begins in it.
-func (h *Host) newSegment(ctx context.Context, connect policy.Connect) error {
-	return execute(ctx, connect, "CHECKPOINT", "SELECT pg_switch_wal()", "CHECKPOINT")
-}
-
-func execute(ctx context.Context, connect policy.Connect, statements ...string) error {
-	conn, err := connect(ctx, "postgres")
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	for _, sql := range statements {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("%s: %w", sql, err)
-		}
-	}
-	return nil
-}
-
-// checkpointTarget leaves the running sandbox little to write when it is stopped.
-func (h *Host) checkpointTarget(ctx context.Context, target db.Environment) error {
-	if target.Volume == "" {
-		return nil
-	}
-	c, err := h.Sandbox(ctx, target)
-	if err != nil {
-		return err
-	}
-	p, err := running(ctx, c)
-	if err != nil || p == nil {
-		return err
-	}
-	defer p.Close()
-	return h.checkpoint(ctx, connector(c))
-}
-
-// reserveSlot makes the recorder's slot before the first client can write.
-func reserveSlot(ctx context.Context, c server.Config, slot string) error {
-	conn, err := server.Connect(ctx, c, "postgres")
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, `SELECT pg_create_physical_replication_slot($1, true)
-		WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)`, slot)
-	if err != nil {
-		return fmt.Errorf("make slot %s: %w", slot, err)
-	}
-	return nil
 }
 
 // cutOver swaps the current volume for the one in the memory; "" leaves the sandbox empty.
@@ -164,7 +35,7 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	if m.Fenced.IsZero() {
-		m.Previous, m.Fenced = target.Volume, time.Now()
+		m.Previous, m.Before, m.Fenced = target.Volume, stateOf(target), time.Now()
 		// The supervisor leaves the environment alone from now until the operation has ended.
 		if err := run.Save(ctx, m); err != nil {
 			return err
@@ -175,8 +46,11 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 		if next, err = h.sandboxConfig(ctx, m.Volume, m.Major, target.Declaration); err != nil {
 			return err
 		}
+		if target.Volume == m.Volume { // opened before, perhaps
+			next = asItRuns(ctx, next)
+		}
 	}
-	if target.Volume != m.Volume || m.Volume == "" {
+	if target.Volume == m.Previous { // not swapped yet
 		if err := h.closeOld(ctx, run, &m, target); err != nil {
 			return err
 		}
@@ -189,21 +63,26 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 			return err
 		}
 	}
+	if err := h.endHistory(ctx, target.Declaration.Name, m.Incarnation, string(run.Request.Kind)+" "+run.Operation.ID); err != nil {
+		return err
+	}
 	if m.Volume != "" {
-		held := target.Declaration.Server.Release == "manual" && run.Request.Kind != sandglass.KindUndo
-		p, err := ensureRunning(ctx, next)
-		if err != nil {
-			return err
-		}
-		defer p.Close()
-		if err := p.Reload(ctx, opened(next, target.Declaration, held)); err != nil {
+		if err := h.open(ctx, next, target.Declaration, holds(run, m, target)); err != nil {
 			return err
 		}
 	}
 	m.Opened = time.Now()
 	run.Log.Info("opened", "unreachable", m.Opened.Sub(m.Fenced).String())
 	h.Recorders.Resume(target.Declaration.Name)
-	return run.Save(ctx, m)
+	if err := run.Save(ctx, m); err != nil { // clients are in: no reason to go back
+		run.Log.Warn("the time of the opening could not be kept", "error", err)
+	}
+	return nil
+}
+
+// holds says whether the sandbox will be open to its administrator only.
+func holds(run *engine.Run, m memory, target db.Environment) bool {
+	return m.Volume != "" && target.Declaration.Server.Release == "manual" && run.Request.Kind != sandglass.KindUndo
 }
 
 // closeOld is 8b and the first half of 8d: the old server is fenced and stopped, and the sealed
@@ -220,18 +99,18 @@ func (h *Host) closeOld(ctx context.Context, run *engine.Run, m *memory, target 
 	if err != nil {
 		return err
 	}
-	both, ctx := errgroup.WithContext(ctx)
+	both, stopping := errgroup.WithContext(ctx)
 	if m.Volume != "" {
-		both.Go(func() error { return h.stopStagingCleanly(ctx, m.Volume) })
+		both.Go(func() error { return h.stopStagingCleanly(stopping, m.Volume) })
 	}
 	if old != nil {
 		defer old.Close()
 		m.Fenced = time.Now()
 		both.Go(func() error {
-			if err := old.Fence(ctx, "cutover"); err != nil {
+			if err := old.Fence(stopping, "cutover"); err != nil {
 				return err
 			}
-			return old.Stop(ctx, server.Fast)
+			return old.Stop(stopping, server.Fast)
 		})
 	}
 	if err := both.Wait(); err != nil {
@@ -278,7 +157,7 @@ func (h *Host) swap(ctx context.Context, run *engine.Run, m memory, target db.En
 		return tx.UpdateEnvironment(ctx, name, func(e *db.Environment) error {
 			e.HasPrevious, e.Previous = true, m.Previous
 			e.Restored, e.RestoredAt, e.RestoredFrom = moment, time.Now(), run.Operation.Source
-			e.Held = m.Volume != "" && target.Declaration.Server.Release == "manual" && run.Request.Kind != sandglass.KindUndo
+			e.Held = holds(run, m, target)
 			e.Incarnation = m.Incarnation
 			e.Server = db.WishRunning
 			if m.Volume == "" {
@@ -297,7 +176,11 @@ func (h *Host) rollBack(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	if m.Volume != "" {
-		if err := h.stopStagingCleanly(ctx, m.Volume); err != nil {
+		mode := server.Immediate // it is discarded; what counts is that the old one is back
+		if run.Request.Kind == sandglass.KindUndo {
+			mode = server.Fast
+		}
+		if err := ensureStopped(ctx, h.whatever(m.Volume), mode); err != nil {
 			return err
 		}
 	}
@@ -340,11 +223,7 @@ func (h *Host) swapBack(ctx context.Context, run *engine.Run, m memory) error {
 			return err
 		}
 		return tx.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error {
-			e.Held = false
-			e.Server = db.WishRunning
-			if m.Previous == "" {
-				e.Server, e.HasPrevious = db.WishStopped, false
-			}
+			m.Before.bringBack(e)
 			return nil
 		})
 	})
@@ -356,147 +235,14 @@ func (h *Host) Open(ctx context.Context, e db.Environment) error {
 	if err != nil {
 		return err
 	}
+	return h.open(ctx, c, e.Declaration, e.Held)
+}
+
+func (h *Host) open(ctx context.Context, c server.Config, e sandglass.Environment, held bool) error {
 	p, err := ensureRunning(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	return p.Reload(ctx, c)
-}
-
-// healthy connects to every database and asks what the environment declares.
-func healthy(ctx context.Context, c server.Config, e sandglass.Environment) error {
-	names, err := databases(ctx, c)
-	if err != nil {
-		return healthError("postgres", err)
-	}
-	for _, name := range names {
-		if err := ask(ctx, c, name, append([]string{"SELECT 1"}, e.Server.Health[name]...)); err != nil {
-			return healthError(name, err)
-		}
-	}
-	for name := range e.Server.Health {
-		if !strings.Contains("\x00"+strings.Join(names, "\x00")+"\x00", "\x00"+name+"\x00") {
-			return healthError(name, errors.New("no such database"))
-		}
-	}
-	return nil
-}
-
-func databases(ctx context.Context, c server.Config) ([]string, error) {
-	conn, err := server.Connect(ctx, c, "postgres")
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, `SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname`)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
-}
-
-func ask(ctx context.Context, c server.Config, database string, queries []string) error {
-	conn, err := server.Connect(ctx, c, database)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "SET default_transaction_read_only = on; SET search_path TO DEFAULT"); err != nil {
-		return err
-	}
-	for _, q := range queries {
-		if _, err := conn.Exec(ctx, q); err != nil {
-			return fmt.Errorf("health query %q: %w", q, err)
-		}
-	}
-	return nil
-}
-
-func healthError(database string, err error) error {
-	return &sandglass.Error{Code: sandglass.CodeHealthFailed, Op: "health check", Err: err,
-		Message: fmt.Sprintf("The new server did not pass its health check in database %q: %v.", database, err),
-		Remedy:  "The sandbox is as it was. See the PostgreSQL log of the operation (sandglass ops logs)."}
-}
-
-// listening sees that something accepts connections at the environment's address.
-func listening(ctx context.Context, e sandglass.Environment) error {
-	host := DialHost(e.Server.Listen)
-	if host == "" {
-		return nil
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(e.Server.Port)))
-	if err != nil {
-		return &sandglass.Error{Code: sandglass.CodeHealthFailed, Op: "health check", Err: err,
-			Message: fmt.Sprintf("The new server does not listen on %s port %d.", host, e.Server.Port),
-			Remedy:  "The sandbox is as it was. Look at server.listen and server.port of its declaration."}
-	}
-	return conn.Close()
-}
-
-// DialHost is an address on this host by which a server with these listen_addresses is reached; "" for none.
-func DialHost(listen string) string {
-	first, _, _ := strings.Cut(listen, ",")
-	switch first = strings.TrimSpace(first); first {
-	case "*", "0.0.0.0":
-		return "127.0.0.1"
-	case "::":
-		return "::1"
-	}
-	return first
-}
-
-// finish writes what the operation came to.
-func (h *Host) finish(ctx context.Context, run *engine.Run) error {
-	m, err := engine.Load[memory](run)
-	if err != nil {
-		return err
-	}
-	result := sandglass.Result{Volume: m.Volume, Kept: m.Previous, UnreachableSeconds: m.Opened.Sub(m.Fenced).Seconds()}
-	for _, id := range []string{m.Volume, m.Previous} {
-		if id == "" {
-			continue
-		}
-		bytes, err := h.Volumes.Usage(ctx, id)
-		if err != nil {
-			return err
-		}
-		if err := h.DB.SetVolumeBytes(ctx, id, bytes); err != nil {
-			return err
-		}
-	}
-	if m.Previous != "" {
-		v, err := h.DB.Volume(ctx, m.Previous)
-		if err != nil {
-			return err
-		}
-		result.KeptUntil = v.KeptUntil
-	}
-	if m.Volume != "" {
-		v, err := h.DB.Volume(ctx, m.Volume)
-		if err != nil {
-			return err
-		}
-		result.Moment = v.Moment
-	}
-	target, err := h.environment(ctx, run.Request.Environment)
-	if err != nil {
-		return err
-	}
-	result.Held = target.Held
-	report := readJSON[policy.Report](run.Dir, "neutralize.json")
-	for _, r := range report.Rules {
-		if r.Rows > 0 {
-			result.Rules = append(result.Rules, sandglass.PlanLine{Step: "neutralize", What: strings.TrimSpace(r.Rule + " " + r.Database), Why: r.Why, Rows: r.Rows, Seconds: r.Seconds})
-		}
-	}
-	result.NotReapplied = report.NotReapplied
-	if run.Operation.Plan != nil {
-		result.Findings = run.Operation.Plan.Findings
-	}
-	if m.Volume != "" {
-		keepLog(h.Volumes.Layout(m.Volume).Log+"/postgresql.log", run.Dir)
-	}
-	return run.SetResult(ctx, result)
+	return p.Reload(ctx, opened(c, e, held))
 }

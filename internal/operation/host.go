@@ -30,7 +30,7 @@ type Recorders interface {
 	Pause(ctx context.Context, environment string) error
 	Resume(environment string)
 	// Adopt makes an image of a stopped volume the first of a new incarnation of the environment.
-	Adopt(ctx context.Context, environment string, volume Layout, progress func(sandglass.Progress)) (sandglass.IncarnationID, error)
+	Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, volume Layout, progress func(sandglass.Progress)) error
 }
 
 // Layout is where the parts of a volume are.
@@ -73,6 +73,7 @@ func (h *Host) Workflows() []engine.Workflow {
 		{Kind: sandglass.KindRefresh, Steps: restore},
 		{Kind: sandglass.KindUndo, Steps: []engine.Step{
 			{Name: "preflight", Do: h.undoPreflight, Timeout: 5 * time.Minute},
+			{Name: "rehearse", Do: h.rehearseKept, Undo: h.unrehearseKept, Timeout: time.Hour},
 			{Name: "cut over", Do: h.cutOver, Undo: h.rollBack, Timeout: 10 * time.Minute, NoReturn: true},
 			{Name: "finish", Do: h.finish, Timeout: 10 * time.Minute},
 		}},
@@ -88,9 +89,10 @@ func (h *Host) Workflows() []engine.Workflow {
 // memory is what the steps of one operation remember. The operation's rows hold it durably.
 type memory struct {
 	Range sandglass.Range `json:"range"`
-	// Major and SegmentSize are of the source's incarnation, Bytes and FullPageWrites of the image.
+	// Major and SegmentSize are of the source's incarnation.
 	Major       int    `json:"major,omitempty"`
 	SegmentSize int64  `json:"segment_size,omitempty"`
+	Bytes       int64  `json:"bytes,omitempty"`  // that the copy needs on the disk, at most
 	Volume      string `json:"volume,omitempty"` // the volume to cut over to; "" empties the sandbox
 	// Replaying is set before the first start of recovery, Recovered once the state was seen to be exact.
 	Replaying   bool                    `json:"replaying,omitempty"`
@@ -98,6 +100,7 @@ type memory struct {
 	End         server.RecoveryEnd      `json:"end"`
 	Dropped     []string                `json:"dropped,omitempty"`
 	Previous    string                  `json:"previous,omitempty"` // the volume that was current before the cutover
+	Before      state                   `json:"before"`             // what else the environment's row said then
 	Incarnation sandglass.IncarnationID `json:"incarnation,omitempty"`
 	Fenced      time.Time               `json:"fenced,omitzero"`
 	Opened      time.Time               `json:"opened,omitzero"`

@@ -98,16 +98,33 @@ func (h *Host) start(ctx context.Context, run *engine.Run) error {
 			return err
 		}
 	}
-	if err := h.DB.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error {
-		e.Server = db.WishRunning
-		return nil
-	}); err != nil {
+	if err := h.wishRunning(ctx, run); err != nil {
 		return err
 	}
 	if e, err = h.environment(ctx, run.Request.Environment); err != nil {
 		return err
 	}
 	return h.Open(ctx, e)
+}
+
+// wishRunning remembers what was wished before, and wishes the server to run.
+func (h *Host) wishRunning(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil {
+		return err
+	}
+	return h.DB.Do(ctx, func(tx *db.Tx) error {
+		return tx.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error {
+			if m.Before.Server == "" {
+				m.Before.Server = e.Server
+				if err := run.SaveTx(ctx, tx, m); err != nil {
+					return err
+				}
+			}
+			e.Server = db.WishRunning
+			return nil
+		})
+	})
 }
 
 // Empty is the refusal to do something with a sandbox that holds nothing.
@@ -141,7 +158,10 @@ func (h *Host) makeCluster(ctx context.Context, run *engine.Run, e db.Environmen
 	if err := h.DB.InsertVolume(ctx, db.Volume{Volume: v, Host: h.Name}); err != nil {
 		return err
 	}
-	if run.Attempt > 1 { // half a cluster can't be told from a whole one
+	if run.Attempt > 1 { // half a cluster can't be told from a whole one, and initdb may still be at it
+		if err := server.Discard(ctx, h.whatever(m.Volume)); err != nil {
+			return err
+		}
 		if err := h.Volumes.Destroy(ctx, m.Volume); err != nil {
 			return err
 		}
@@ -159,14 +179,25 @@ func (h *Host) makeCluster(ctx context.Context, run *engine.Run, e db.Environmen
 	return h.DB.VolumeBecome(ctx, m.Volume, sandglass.VolumeCurrent, time.Time{})
 }
 
-// unstart removes a new cluster that did not come to run.
+// unstart removes a new cluster that did not come to run, and wishes what was wished before.
 func (h *Host) unstart(ctx context.Context, run *engine.Run) error {
 	defer h.locks.lock(run.Request.Environment)()
 	m, err := engine.Load[memory](run)
-	if err != nil || m.Volume == "" {
+	if err != nil {
 		return err
 	}
+	if m.Before.Server != "" {
+		if err := h.DB.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error { e.Server = m.Before.Server; return nil }); err != nil {
+			return err
+		}
+	}
+	if m.Volume == "" {
+		return nil
+	}
 	v, err := h.DB.Volume(ctx, m.Volume)
+	if sandglass.CodeOf(err) == sandglass.CodeVolumeUnknown {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -191,24 +222,47 @@ func (h *Host) stop(ctx context.Context, run *engine.Run) error {
 	if err != nil || e.Volume == "" {
 		return err
 	}
-	c, err := h.Sandbox(ctx, e)
-	if err != nil {
-		return err
-	}
-	return ensureStopped(ctx, c, server.Fast)
+	return ensureStopped(ctx, h.whatever(e.Volume), server.Fast)
 }
 
-// DropVolume removes a kept state.
+// DropVolume removes a kept state. Its row says so first, so that no undo can begin to go back to it;
+// the supervisor removes a folder that is left.
 func (h *Host) DropVolume(ctx context.Context, id string) error {
-	v, err := h.DB.Volume(ctx, id)
+	err := h.DB.Do(ctx, func(tx *db.Tx) error {
+		v, err := tx.Volume(ctx, id)
+		if err != nil {
+			return err
+		}
+		if v.State != sandglass.VolumeKept {
+			return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "drop volume",
+				Message: fmt.Sprintf("Volume %s is %s and can't be dropped.", id, v.State), Remedy: "Only kept states can be dropped: sandglass volume ls."}
+		}
+		if busy, err := tx.Unfinished(ctx, v.Environment); err != nil || busy != "" {
+			if err == nil {
+				err = db.Busy(v.Environment, busy)
+			}
+			return err
+		}
+		return tx.VolumeBecome(ctx, id, sandglass.VolumeGone, time.Time{})
+	})
 	if err != nil {
 		return err
 	}
-	if v.State != sandglass.VolumeKept {
-		return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "drop volume",
-			Message: fmt.Sprintf("Volume %s is %s and can't be dropped.", id, v.State), Remedy: "Only kept states can be dropped: sandglass volume ls."}
+	return h.removeFolder(ctx, id, "")
+}
+
+// RemoveLeftover removes what is left of a volume that is gone, or that an operation without success made.
+func (h *Host) RemoveLeftover(ctx context.Context, id string) error {
+	v, err := h.DB.Volume(ctx, id)
+	switch {
+	case err != nil:
+		return err
+	case v.State == sandglass.VolumeGone:
+		return h.removeFolder(ctx, id, "")
+	case v.State == sandglass.VolumeStaging:
+		return h.destroyVolume(ctx, id, "")
 	}
-	return h.destroyVolume(ctx, id, "")
+	return nil
 }
 
 // ClosePeek ends a peek: its server stops and its copy goes.

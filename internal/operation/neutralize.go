@@ -15,6 +15,7 @@ import (
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
 	"sandglass/internal/policy"
+	"sandglass/internal/preflight"
 )
 
 // copyOf is the staging server of an operation with what the policy is told about it.
@@ -47,7 +48,7 @@ func (h *Host) inspect(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
-	if in.Target, err = h.readTarget(ctx, target); err != nil {
+	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
 	findings, facts, err := policy.Inspect(ctx, st, in)
@@ -92,7 +93,7 @@ func (h *Host) neutralize(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
-	if in.Target, err = h.readTarget(ctx, target); err != nil {
+	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
 	report, err := policy.Neutralize(ctx, st, in)
@@ -108,8 +109,8 @@ func (h *Host) neutralize(ctx context.Context, run *engine.Run) error {
 	return writeJSON(run.Dir, "neutralize.json", report)
 }
 
-// readTarget reads what the sandbox keeps of its own; nil when it is empty or down.
-func (h *Host) readTarget(ctx context.Context, target db.Environment) (*policy.Target, error) {
+// readTarget reads what the sandbox keeps of its own; nil when it is empty, or down and that was accepted.
+func (h *Host) readTarget(ctx context.Context, target db.Environment, accepted []sandglass.Code) (*policy.Target, error) {
 	if target.Volume == "" {
 		return nil, nil
 	}
@@ -118,8 +119,16 @@ func (h *Host) readTarget(ctx context.Context, target db.Environment) (*policy.T
 		return nil, err
 	}
 	p, err := running(ctx, c)
-	if err != nil || p == nil {
+	if err != nil {
 		return nil, err
+	}
+	if p == nil && slices.Contains(slices.Concat(accepted, target.Declaration.Accept), preflight.CodeDown) {
+		return nil, nil
+	}
+	if p == nil { // it was up at the preflight: without its roles nobody could log in
+		return nil, &sandglass.Error{Code: preflight.CodeDown, Op: "read target",
+			Message: fmt.Sprintf("%s has stopped running, so its roles and settings can't be read.", target.Declaration.Name),
+			Remedy:  fmt.Sprintf("Start it (sandglass env start %s) and restore again.", target.Declaration.Name)}
 	}
 	defer p.Close()
 	return policy.ReadTarget(ctx, connector(c))
@@ -131,7 +140,7 @@ func (h *Host) prove(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
-	if in.Target, err = h.readTarget(ctx, target); err != nil {
+	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
 	findings, err := policy.Prove(ctx, st, in)

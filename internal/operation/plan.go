@@ -62,7 +62,7 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 	}
 	facts := preflight.Facts{Target: target.Declaration, Source: source.Declaration, Accepted: r.Accept, Peek: r.Kind == sandglass.KindPeek}
 	m := memory{}
-	m.Range, err = window.Resolve(ctx, h.Repository, source.Declaration, plan.Moment, h.Recorders.Live(source.Declaration.Name))
+	m.Range, err = window.Resolve(ctx, h.History(source), source.Declaration, plan.Moment, h.Recorders.Live(source.Declaration.Name))
 	if err != nil {
 		refusal, ok := errors.AsType[*sandglass.Error](err)
 		if !ok {
@@ -116,6 +116,7 @@ func (h *Host) imageFacts(ctx context.Context, m *memory, f *preflight.Facts) er
 	f.Major = m.Major
 	// Replay writes as much again as it reads, at most; checkpoints recycle nothing in staging.
 	f.NeededBytes = f.Image.Bytes + 2*m.Range.ReplayBytes + 256<<20
+	m.Bytes = f.NeededBytes
 	return nil
 }
 
@@ -140,9 +141,14 @@ func (h *Host) hostFacts(ctx context.Context, f *preflight.Facts) error {
 		return err
 	}
 	for _, v := range volumes {
-		if v.State == sandglass.VolumeKept {
+		switch v.State {
+		case sandglass.VolumeKept:
 			f.KeptStates++
 			f.KeptBytes += v.Bytes
+		case sandglass.VolumeStaging: // another operation's, which is still to grow to what it said it needs
+			if used, err := h.Volumes.Usage(ctx, v.ID); err == nil {
+				f.FreeBytes -= max(0, v.Bytes-used)
+			}
 		}
 	}
 	f.SocketPath = filepath.Join(h.Volumes.Layout("xxxxxxxx").Run, ".s.PGSQL.65535.lock")
@@ -189,7 +195,7 @@ func (h *Host) targetFacts(ctx context.Context, target db.Environment, f *prefli
 			}
 		}
 	}
-	if !f.Running {
+	if !f.Running || h.Port(ctx, target) != target.Declaration.Server.Port {
 		f.PortHolder = portHolder(ctx, target.Declaration)
 	}
 	return nil

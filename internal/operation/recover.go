@@ -37,7 +37,7 @@ func (h *Host) stage(ctx context.Context, run *engine.Run) error {
 		}
 	}
 	v := sandglass.Volume{ID: m.Volume, Environment: run.Request.Environment, Operation: run.Operation.ID, Driver: h.Volumes.Name(),
-		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Moment: momentText(run.Operation)}
+		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Bytes: m.Bytes, Moment: momentText(run.Operation)}
 	if err := h.DB.InsertVolume(ctx, db.Volume{Volume: v, Host: h.Name}); err != nil {
 		return err
 	}
@@ -81,6 +81,14 @@ func (h *Host) destroyVolume(ctx context.Context, id, dir string) error {
 	if v.State == sandglass.VolumeCurrent {
 		return fmt.Errorf("volume %s is the current one of %s and is not destroyed", id, v.Environment)
 	}
+	if err := h.removeFolder(ctx, id, dir); err != nil {
+		return err
+	}
+	return h.DB.VolumeBecome(ctx, id, sandglass.VolumeGone, time.Time{})
+}
+
+// removeFolder is destroyVolume without the volume's row.
+func (h *Host) removeFolder(ctx context.Context, id, dir string) error {
 	c := h.whatever(id)
 	if err := ensureStopped(ctx, c, server.Immediate); err != nil {
 		return err
@@ -91,10 +99,7 @@ func (h *Host) destroyVolume(ctx context.Context, id, dir string) error {
 	if dir != "" {
 		keepLog(c.Log, dir)
 	}
-	if err := h.Volumes.Destroy(ctx, id); err != nil {
-		return err
-	}
-	return h.DB.VolumeBecome(ctx, id, sandglass.VolumeGone, time.Time{})
+	return h.Volumes.Destroy(ctx, id)
 }
 
 // keepLog copies a server's log beside the operation's own. It is for people only, so that a

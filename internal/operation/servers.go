@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,14 +106,45 @@ func opened(c server.Config, e sandglass.Environment, held bool) server.Config {
 	return c
 }
 
-// Sandbox is the configuration of an environment's current server, as it stands open to its clients.
+// Sandbox is the configuration of an environment's current server, as it stands open to its clients. While it
+// runs, that is with the port it was started with: a new one of the declaration is for its next start.
 func (h *Host) Sandbox(ctx context.Context, e db.Environment) (server.Config, error) {
 	v, err := h.DB.Volume(ctx, e.Volume)
 	if err != nil {
 		return server.Config{}, err
 	}
 	c, err := h.sandboxConfig(ctx, v.ID, v.Major, e.Declaration)
-	return opened(c, e.Declaration, e.Held), err
+	if err != nil {
+		return c, err
+	}
+	return opened(asItRuns(ctx, c), e.Declaration, e.Held), nil
+}
+
+// asItRuns is the configuration with the port of the server that runs by it, if one does. The port
+// names the socket.
+func asItRuns(ctx context.Context, c server.Config) server.Config {
+	p, err := running(ctx, c)
+	if err != nil || p == nil {
+		return c
+	}
+	defer p.Close()
+	text, err := os.ReadFile(filepath.Join(c.Data, "postmaster.pid"))
+	if lines := strings.Split(string(text), "\n"); err == nil && len(lines) > 4 { // LOCK_FILE_LINE_PORT in miscadmin.h
+		if port, err := strconv.Atoi(strings.TrimSpace(lines[3])); err == nil && port > 0 {
+			c.Port = port
+		}
+	}
+	return c
+}
+
+// Port is where the sandbox's server is reached: as it runs, or as it will.
+func (h *Host) Port(ctx context.Context, e db.Environment) int {
+	if e.Volume != "" {
+		if c, err := h.Sandbox(ctx, e); err == nil {
+			return c.Port
+		}
+	}
+	return e.Declaration.Server.Port
 }
 
 // whatever finds the server of a volume as it is, sealed or not, to stop it.
@@ -215,18 +249,27 @@ func (h *Host) KeepRunning(ctx context.Context, name string) error {
 	if err != nil || e.Volume == "" || e.Server != db.WishRunning || h.Runs(ctx, e) {
 		return err
 	}
-	id, err := h.DB.Unfinished(ctx, name)
-	if err != nil {
+	if o, err := h.unfinished(ctx, name); err != nil || handlesServer(o) {
 		return err
-	}
-	if id != "" {
-		o, err := h.DB.Operation(ctx, id)
-		if err != nil || handlesServer(o.Operation) {
-			return err
-		}
 	}
 	h.Log.Info("starting sandbox", "environment", name)
 	return h.Open(ctx, e)
+}
+
+// unfinished is the operation that is at work on an environment; the zero one when there is none.
+func (h *Host) unfinished(ctx context.Context, name string) (sandglass.Operation, error) {
+	id, err := h.DB.Unfinished(ctx, name)
+	if err != nil || id == "" {
+		return sandglass.Operation{}, err
+	}
+	o, err := h.DB.Operation(ctx, id)
+	return o.Operation, err
+}
+
+// Swapping says whether an operation is between the sandbox's two servers just now.
+func (h *Host) Swapping(ctx context.Context, name string) (bool, error) {
+	o, err := h.unfinished(ctx, name)
+	return atCutover(o), err
 }
 
 // handlesServer says whether the operation is at the sandbox's own server just now.
@@ -235,6 +278,10 @@ func handlesServer(o sandglass.Operation) bool {
 	case sandglass.KindStart, sandglass.KindStop, sandglass.KindRelease:
 		return true
 	}
+	return atCutover(o)
+}
+
+func atCutover(o sandglass.Operation) bool {
 	for _, s := range o.Steps {
 		if s.Name == "cut over" && s.State != sandglass.Pending && s.State != sandglass.Done && s.State != sandglass.Undone {
 			return true

@@ -1,0 +1,159 @@
+// Step 8a of a restore and of an undo: what will be current is started once, still sealed, as it
+// will run in the open, so that what can't start fails while the old server still serves.
+
+package operation
+
+import (
+	"context"
+	"fmt"
+
+	"sandglass/internal/db"
+	"sandglass/internal/engine"
+	"sandglass/internal/policy"
+	"sandglass/internal/server"
+)
+
+// rehearse is 8a: while the old server still serves, the new one is started once, still sealed,
+// with the configuration it will have in the open, so that what can't start fails here.
+func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil {
+		return err
+	}
+	if err := h.stopStaging(ctx, run); err != nil { // of an attempt before
+		return err
+	}
+	st, _, target, err := h.copyOf(ctx, run)
+	if err != nil {
+		return err
+	}
+	if err := policy.Finish(ctx, st); err != nil {
+		return err
+	}
+	if err := h.newSegment(ctx, st.Connect); err != nil {
+		return err
+	}
+	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil {
+		return err
+	}
+	if target.Recording {
+		if err := h.adopt(ctx, run, &m); err != nil {
+			return err
+		}
+	}
+	return h.tryOut(ctx, run, m, target)
+}
+
+// rehearseKept is 8a of an undo: the kept state is started once, sealed, with the configuration of
+// now, so that a declaration with which nothing starts any more fails here, and not between two servers.
+func (h *Host) rehearseKept(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil || m.Volume == "" {
+		return err
+	}
+	target, err := h.environment(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil { // of an attempt before
+		return err
+	}
+	return h.tryOut(ctx, run, m, target)
+}
+
+// unrehearseKept undoes rehearseKept.
+func (h *Host) unrehearseKept(ctx context.Context, run *engine.Run) error {
+	m, err := engine.Load[memory](run)
+	if err != nil || m.Volume == "" {
+		return err
+	}
+	return h.stopStagingCleanly(ctx, m.Volume)
+}
+
+// tryOut starts the volume that is to be current, still sealed, as it will run in the open.
+func (h *Host) tryOut(ctx context.Context, run *engine.Run, m memory, target db.Environment) error {
+	c, err := h.sandboxConfig(ctx, m.Volume, m.Major, target.Declaration)
+	if err != nil {
+		return err
+	}
+	c = h.seal(c, m.Volume, target.Declaration)
+	p, err := ensureRunning(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := healthy(ctx, c, target.Declaration); err != nil {
+		return err
+	}
+	if target.Recording && target.Declaration.Recording != nil {
+		if err := reserveSlot(ctx, c, target.Declaration.Recording.Slot); err != nil {
+			return err
+		}
+	}
+	// Lines of pg_hba.conf that no server takes would keep the old one, too, from coming back.
+	if err := p.Reload(ctx, opened(c, target.Declaration, false)); err != nil {
+		return err
+	}
+	if err := h.checkpoint(ctx, connector(c)); err != nil {
+		return err
+	}
+	run.Log.Info("the new server starts with the sandbox's configuration")
+	return h.checkpointTarget(ctx, target)
+}
+
+func (h *Host) checkpoint(ctx context.Context, connect policy.Connect) error {
+	return execute(ctx, connect, "CHECKPOINT")
+}
+
+// newSegment begins a segment of WAL that holds nothing of before, and removes all older ones: they hold
+// what the rules took out. The sandbox's
+// own history begins in it.
+func (h *Host) newSegment(ctx context.Context, connect policy.Connect) error {
+	return execute(ctx, connect, "CHECKPOINT", "SELECT pg_switch_wal()", "CHECKPOINT")
+}
+
+func execute(ctx context.Context, connect policy.Connect, statements ...string) error {
+	conn, err := connect(ctx, "postgres")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}
+
+// checkpointTarget leaves the running sandbox little to write when it is stopped.
+func (h *Host) checkpointTarget(ctx context.Context, target db.Environment) error {
+	if target.Volume == "" {
+		return nil
+	}
+	c, err := h.Sandbox(ctx, target)
+	if err != nil {
+		return err
+	}
+	p, err := running(ctx, c)
+	if err != nil || p == nil {
+		return err
+	}
+	defer p.Close()
+	return h.checkpoint(ctx, connector(c))
+}
+
+// reserveSlot makes the recorder's slot before the first client can write.
+func reserveSlot(ctx context.Context, c server.Config, slot string) error {
+	conn, err := server.Connect(ctx, c, "postgres")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, `SELECT pg_create_physical_replication_slot($1, true)
+		WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)`, slot)
+	if err != nil {
+		return fmt.Errorf("make slot %s: %w", slot, err)
+	}
+	return nil
+}
