@@ -26,7 +26,7 @@ type commitFlags struct {
 func (f *commitFlags) flags(c *cobra.Command) {
 	c.Flags().StringVar(&f.from, "from", "", "earliest `time`")
 	c.Flags().StringVar(&f.to, "to", "", "latest `time`")
-	c.Flags().StringVar(&f.relation, "relation", "", "only those that changed this `table`")
+	c.Flags().StringVar(&f.relation, "relation", "", "only those that changed this `table`, such as orders or sales.orders")
 	c.Flags().Int64Var(&f.minRows, "min-rows", 0, "only those that changed so many rows; truncations always")
 	c.Flags().IntVar(&f.limit, "limit", 100, "only the newest so many")
 }
@@ -99,7 +99,7 @@ func (a *app) commits(ctx context.Context, name string, f commitFlags) error {
 // showCommits writes transactions, a line for each relation.
 func showCommits(w io.Writer, name string, all []sandglass.Commit, zone *time.Location) error {
 	if len(all) == 0 {
-		_, err := fmt.Fprintln(w, "No such transaction is held.")
+		_, err := fmt.Fprintln(w, "No such transaction is in the window.")
 		return err
 	}
 	head := []string{"committed (UTC)", "transaction", "LSN", "table", "rows"}

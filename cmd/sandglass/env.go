@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,7 +37,7 @@ func newEnvList(a *app) *cobra.Command {
 			}
 			var rows [][]string
 			for _, e := range all {
-				rows = append(rows, []string{e.Name, string(e.Kind), string(e.State), recorderWord(e.Recorder), e.Address, e.LastRestored, e.Operation})
+				rows = append(rows, []string{e.Name, string(e.Kind), string(e.State), recorderWord(e.Recorder), e.Address, stateText(e.LastRestored, time.UTC), e.Operation})
 			}
 			return table(w, []string{"name", "kind", "server", "recorder", "address", "shows", "operation"}, rows)
 		})
@@ -69,6 +70,10 @@ func newEnvShow(a *app) *cobra.Command {
 
 // showEnvironment writes what is known of an environment, a line each.
 func showEnvironment(w io.Writer, e sandglass.EnvironmentStatus) error {
+	zone, err := zoneOf(e.Environment)
+	if err != nil {
+		return err
+	}
 	var rows [][]string
 	add := func(name, value string) {
 		if value != "" {
@@ -87,7 +92,7 @@ func showEnvironment(w io.Writer, e sandglass.EnvironmentStatus) error {
 	if e.Major != 0 {
 		add("PostgreSQL", strconv.Itoa(e.Major))
 	}
-	add("Shows", e.LastRestored)
+	add("Shows", stateText(e.LastRestored, zone))
 	if e.Volume != nil {
 		add("Volume", e.Volume.ID+", "+sandglass.Bytes(e.Volume.Bytes).String())
 	}
@@ -102,7 +107,7 @@ func showEnvironment(w io.Writer, e sandglass.EnvironmentStatus) error {
 		add("Slot", r.Slot)
 		add("Last image", string(r.LastImage))
 		if r.Image != nil {
-			add("Image", progressText(*r.Image))
+			add("Image", imageText(*r.Image))
 		}
 		if r.ServerLSN != 0 {
 			add("WAL", fmt.Sprintf("at %s, durable to %s (%s behind)", r.ServerLSN, r.DurableLSN, sandglass.Bytes(behind(r.ServerLSN, r.DurableLSN))))

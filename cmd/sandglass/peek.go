@@ -147,7 +147,7 @@ func newPeekList(a *app) *cobra.Command {
 			}
 			var rows [][]string
 			for _, p := range all {
-				rows = append(rows, []string{p.ID, p.Environment, p.Moment, p.AskedBy, p.Connection.Until.UTC().Format(time.DateTime), p.Reason})
+				rows = append(rows, []string{p.ID, p.Environment, stateText(p.Moment, time.UTC), p.AskedBy, p.Connection.Until.UTC().Format(time.DateTime), p.Reason})
 			}
 			return table(w, []string{"id", "source", "moment", "by", "until (UTC)", "reason"}, rows)
 		})

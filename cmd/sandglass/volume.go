@@ -53,7 +53,7 @@ func showVolumes(w io.Writer, all []sandglass.Volume) error {
 			until = v.KeptUntil.UTC().Format(time.DateTime)
 		}
 		sum += v.Bytes
-		rows = append(rows, []string{v.ID, v.Environment, string(v.State), sandglass.Bytes(v.Bytes).String(), strconv.Itoa(v.Major), v.Created.UTC().Format(time.DateTime), until, v.Moment})
+		rows = append(rows, []string{v.ID, v.Environment, string(v.State), sandglass.Bytes(v.Bytes).String(), strconv.Itoa(v.Major), v.Created.UTC().Format(time.DateTime), until, stateText(v.Moment, time.UTC)})
 	}
 	if err := table(w, []string{"id", "environment", "state", "size", "major", "made (UTC)", "kept until (UTC)", "shows"}, rows); err != nil {
 		return err

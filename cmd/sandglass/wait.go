@@ -216,7 +216,7 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location) error {
 		return nil // other kinds have other results
 	}
 	if r.Moment != "" {
-		fmt.Fprintf(w, "%s shows %s.\n", o.Environment, r.Moment)
+		fmt.Fprintf(w, "%s shows %s.\n", o.Environment, stateText(r.Moment, zone))
 	}
 	if r.UnreachableSeconds > 0 {
 		fmt.Fprintf(w, "%s could not be reached for %s.\n", o.Environment, seconds(r.UnreachableSeconds))

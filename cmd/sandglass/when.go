@@ -162,6 +162,19 @@ func both(t time.Time, zone *time.Location) string {
 	return fmt.Sprintf("%s (%s %s)", utc(t), local.Format(layout), zoneName(local, zone))
 }
 
+// stateText is what a sandbox shows, in words that came from the control plane; a time at their beginning is told as all times are.
+func stateText(words string, zone *time.Location) string {
+	first, rest, more := strings.Cut(words, ", ")
+	t, err := time.Parse(time.RFC3339Nano, first)
+	if err != nil {
+		return words
+	}
+	if words = both(t, zone); more {
+		words += ", " + rest
+	}
+	return words
+}
+
 // zoneName is how people call the zone at that instant: its name, or for the machine's own its abbreviation.
 func zoneName(t time.Time, zone *time.Location) string {
 	if zone.String() == "Local" {

@@ -118,3 +118,21 @@ func TestShowTimes(t *testing.T) {
 		}
 	}
 }
+
+func TestStateText(t *testing.T) {
+	vienna, err := time.LoadLocation("Europe/Vienna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for words, want := range map[string]string{
+		"2026-11-22T19:10:25.5Z":           "2026-11-22 19:10:25.5 UTC (20:10:25.5 Europe/Vienna)",
+		"2026-11-22T19:10:25Z, the latest": "2026-11-22 19:10:25 UTC (20:10:25 Europe/Vienna), the latest",
+		"just before transaction 757":      "just before transaction 757",
+		"a new cluster":                    "a new cluster",
+		"":                                 "",
+	} {
+		if got := stateText(words, vienna); got != want {
+			t.Errorf("stateText(%q) = %q, want %q", words, got, want)
+		}
+	}
+}

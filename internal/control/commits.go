@@ -58,7 +58,7 @@ func matches(c sandglass.Commit, q sandglass.CommitQuery) bool {
 	var rows int64
 	hit := q.Relation == ""
 	for _, r := range c.Rows {
-		if q.Relation != "" && r.Relation != q.Relation && !strings.HasSuffix(r.Relation, "."+q.Relation) {
+		if q.Relation != "" && !isRelation(r.Relation, q.Relation) {
 			continue
 		}
 		hit = true
@@ -68,6 +68,14 @@ func matches(c sandglass.Commit, q sandglass.CommitQuery) bool {
 		}
 	}
 	return hit && rows >= q.MinRows
+}
+
+// isRelation says whether a relation is the one asked for; without a schema it is meant in all of them.
+func isRelation(name, asked string) bool {
+	if inPublic, ok := strings.CutPrefix(asked, "public."); ok {
+		return name == inPublic // as it is shown
+	}
+	return name == asked || strings.HasSuffix(name, "."+asked)
 }
 
 // named puts names where they are known and leaves TOAST relations out.
