@@ -157,7 +157,8 @@ func Outcome(c Code) (status, exit int) {
 		return 200, ExitDone
 	case c == CodeInternal:
 		return 500, ExitInternal
-	case c == CodeUsage, c == CodeConfig, c == CodeMomentSyntax, c == CodeMomentNoZone, c == CodeMomentAmbiguous:
+	case c == CodeUsage, c == CodeConfig, c == CodeMomentSyntax, c == CodeMomentNoZone, c == CodeMomentAmbiguous,
+		c == "pack.invalid", c == "pack.not_yet":
 		return 422, ExitUsage
 	case c == CodeUnauthorized:
 		return 401, ExitUnauthorized
@@ -179,7 +180,7 @@ func Outcome(c Code) (status, exit int) {
 	case c == CodeProductionUnreachable, c == CodeProductionPassword:
 		return 502, ExitUnreachable
 	case noun == "environment", noun == "moment", noun == "window", noun == "production", noun == "slot", noun == "history",
-		noun == "binaries", noun == "seal", noun == "preflight", noun == "undo", noun == "prune_plan", noun == "metadata":
+		noun == "binaries", noun == "seal", noun == "preflight", noun == "undo", noun == "prune_plan", noun == "metadata", noun == "pack":
 		return 409, ExitRefused
 	}
 	return 500, ExitFailed

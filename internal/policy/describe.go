@@ -14,7 +14,7 @@ import (
 func Describe(in Input, databases []string) []sandglass.PlanLine {
 	const step = "neutralize"
 	var lines []sandglass.PlanLine
-	for _, r := range rules() {
+	for _, r := range in.rules() {
 		if r.needsTarget && in.Target == nil {
 			continue
 		}

@@ -190,7 +190,10 @@ func (i *inspector) database(ctx context.Context, conn *pgx.Conn, d *DatabaseFac
 		}
 		return err
 	}
-	return i.ask(ctx, conn, d.Name, databaseLooks())
+	if err := i.ask(ctx, conn, d.Name, databaseLooks()); err != nil {
+		return err
+	}
+	return i.quiet(ctx, conn, d)
 }
 
 func (i *inspector) ask(ctx context.Context, conn *pgx.Conn, database string, looks []look) error {

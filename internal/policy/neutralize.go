@@ -45,9 +45,12 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	if in.Run == "" {
 		return Report{}, errors.New("neutralize: Input.Run is empty")
 	}
-	j := &job{st: st, in: in, log: st.Log, total: int64(len(rules()))}
+	j := &job{st: st, in: in, log: st.Log, total: int64(len(in.rules()))}
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
+	}
+	if err := in.rolesMissing(); err != nil {
+		return Report{}, err
 	}
 	first, err := j.beforeHome(ctx)
 	if err != nil {
@@ -65,7 +68,7 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	if err := j.forgetOldTarget(ctx); err != nil {
 		return j.report, fmt.Errorf("compare with the sandbox of before: %w", err)
 	}
-	rest := rules()[2:]
+	rest := in.rules()[2:]
 	j.total = 2
 	for _, r := range rest {
 		j.total += int64(len(j.databasesOf(r)))
@@ -74,7 +77,7 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	// Rules of the same reach are run together, so that a database is visited once for all of them.
 	for len(rest) > 0 {
 		n := 1
-		for n < len(rest) && rest[n].everyDatabase == rest[0].everyDatabase {
+		for n < len(rest) && rest[n].everyDatabase == rest[0].everyDatabase && rest[n].database == rest[0].database {
 			n++
 		}
 		for _, database := range j.databasesOf(rest[0]) {
@@ -90,8 +93,11 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 }
 
 func (j *job) databasesOf(r rule) []string {
-	if r.everyDatabase {
+	switch {
+	case r.everyDatabase:
 		return j.names
+	case r.database != "":
+		return []string{r.database}
 	}
 	return []string{home}
 }
@@ -121,7 +127,7 @@ func (j *job) beginIn(ctx context.Context, tx pgx.Tx) error {
 	}
 	_, err := tx.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS sandglass AUTHORIZATION `+OurRole+`;
 		DROP TABLE IF EXISTS sandglass.rule_done;
-		CREATE TABLE sandglass.rule_done (rule text PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), rows bigint NOT NULL,
+		CREATE TABLE sandglass.rule_done (rule text PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), rows bigint NOT NULL, seen bigint NOT NULL,
 			seconds double precision NOT NULL, notes text[] NOT NULL, missed text[] NOT NULL);
 		COMMENT ON TABLE sandglass.rule_done IS `+literal(j.in.Run))
 	return err
@@ -194,7 +200,7 @@ func (j *job) runIn(ctx context.Context, conn *pgx.Conn, database string, rules 
 // run runs one rule once, or takes its result from the record of an earlier attempt.
 func (j *job) run(ctx context.Context, conn *pgx.Conn, database string, r rule) error {
 	report := RuleReport{Rule: r.name, Why: r.why}
-	if r.everyDatabase {
+	if r.everyDatabase || r.database != "" {
 		report.Database = database
 	}
 	if o, seconds, found, err := doneBefore(ctx, conn, r.name); err != nil {
@@ -230,7 +236,7 @@ func (j *job) run(ctx context.Context, conn *pgx.Conn, database string, r rule) 
 }
 
 func (j *job) add(report RuleReport, o outcome, seconds float64) {
-	report.Rows, report.Seconds, report.Notes = o.rows, seconds, o.notes
+	report.Rows, report.Seen, report.Seconds, report.Notes = o.rows, o.seen, seconds, o.notes
 	j.report.Rules = append(j.report.Rules, report)
 	for _, missed := range o.missed {
 		if report.Database != "" {
@@ -241,7 +247,7 @@ func (j *job) add(report RuleReport, o outcome, seconds float64) {
 }
 
 func doneBefore(ctx context.Context, q querier, rule string) (o outcome, seconds float64, found bool, err error) {
-	err = q.QueryRow(ctx, `SELECT rows, seconds, notes, missed FROM sandglass.rule_done WHERE rule = $1`, rule).Scan(&o.rows, &seconds, &o.notes, &o.missed)
+	err = q.QueryRow(ctx, `SELECT rows, seen, seconds, notes, missed FROM sandglass.rule_done WHERE rule = $1`, rule).Scan(&o.rows, &o.seen, &seconds, &o.notes, &o.missed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return o, 0, false, nil
 	}
@@ -249,8 +255,8 @@ func doneBefore(ctx context.Context, q querier, rule string) (o outcome, seconds
 }
 
 func record(ctx context.Context, tx pgx.Tx, rule string, o outcome, took time.Duration) error {
-	_, err := tx.Exec(ctx, `INSERT INTO sandglass.rule_done (rule, rows, seconds, notes, missed) VALUES ($1, $2, $3, coalesce($4::text[], '{}'), coalesce($5::text[], '{}'))`,
-		rule, o.rows, took.Seconds(), o.notes, o.missed)
+	_, err := tx.Exec(ctx, `INSERT INTO sandglass.rule_done (rule, rows, seen, seconds, notes, missed) VALUES ($1, $2, $3, $4, coalesce($5::text[], '{}'), coalesce($6::text[], '{}'))`,
+		rule, o.rows, o.seen, took.Seconds(), o.notes, o.missed)
 	if err != nil {
 		return fmt.Errorf("record rule: %w", err)
 	}
@@ -266,6 +272,9 @@ func ruleError(r rule, database string, err error) error {
 	said := ""
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		said = " (SQLSTATE " + pgErr.Code + ")"
+		if r.database != "" {
+			said = ": " + refusal(pgErr)
+		}
 	}
 	return &sandglass.Error{Code: CodeRuleFailed, Op: "neutralize",
 		Message: fmt.Sprintf("Rule %s failed in database %q%s.", r.name, database, said),

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"sandglass"
+	"sandglass/internal/pack"
 )
 
 // OurRole is the superuser of ours in every staging and sandbox cluster. The name is reserved:
@@ -46,6 +47,10 @@ type Input struct {
 	Environment sandglass.Environment
 	// Target is what ReadTarget found in the running sandbox; nil at a first restore.
 	Target *Target
+	// Packs are those of the sandbox: their rules, assertions and quiesce checks apply too.
+	Packs []pack.Pack
+	// Moment is what the copy shows, for people.
+	Moment string
 	// Synchronized says, to Prove, that the sandbox's own migrations have run since: they may
 	// have made roles, settings or servers on purpose, and their finding can be accepted.
 	Synchronized bool
@@ -66,9 +71,11 @@ type RuleReport struct {
 	Rule string `json:"rule"`
 	Why  string `json:"why"`
 	// Database is empty for rules on the whole cluster.
-	Database string  `json:"database,omitempty"`
-	Rows     int64   `json:"rows"` // things changed: roles, servers, rows, ...
-	Seconds  float64 `json:"seconds"`
+	Database string `json:"database,omitempty"`
+	Rows     int64  `json:"rows"` // things changed: roles, servers, rows, ...
+	// Seen are the rows that the table of a pack's rule had before.
+	Seen    int64   `json:"seen,omitempty"`
+	Seconds float64 `json:"seconds"`
 	// Notes name what was found, without secrets.
 	Notes []string `json:"notes,omitempty"`
 	// Skipped says that an earlier, interrupted attempt of the same run had done it.

@@ -30,6 +30,8 @@ type assertion struct {
 type prover struct {
 	in       Input
 	findings []sandglass.Finding
+	asked    []sandglass.Finding // of packs
+	broken   []string            // foreign keys
 }
 
 func assertions() []assertion {
@@ -96,7 +98,10 @@ func Prove(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, erro
 					wrong[a.code] = append(wrong[a.code], f)
 				}
 			}
-			return nil
+			if err := p.keys(ctx, conn, name); err != nil {
+				return err
+			}
+			return p.assert(ctx, conn, name)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prove database %q: %w", name, err)
@@ -105,7 +110,7 @@ func Prove(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, erro
 	for _, a := range assertions() {
 		p.findings = append(p.findings, p.finding(a, wrong[a.code]))
 	}
-	return p.findings, nil
+	return append(p.findings, p.packFindings()...), nil
 }
 
 func (a assertion) find(ctx context.Context, p *prover, q querier) ([]string, error) {
@@ -140,8 +145,8 @@ func rulesMissing(ctx context.Context, p *prover, q querier) ([]string, error) {
 		return nil, nil // a database that a migration made; proof.databases sees it
 	}
 	var expected []string
-	for _, r := range rules() {
-		if r.everyDatabase || here == home {
+	for _, r := range p.in.rules() {
+		if r.everyDatabase || r.database == here || r.database == "" && here == home {
 			expected = append(expected, r.name)
 		}
 	}

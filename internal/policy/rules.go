@@ -16,6 +16,8 @@ type rule struct {
 	why  string
 	// everyDatabase: once in each database; else once, on what the cluster shares.
 	everyDatabase bool
+	// database is the one database, by its name in the sandbox, that a pack's rule works in.
+	database string
 	// needsTarget: nothing to do at a first restore.
 	needsTarget bool
 	// ofTarget: depends on the sandbox's own roles and rights, hence is applied again when those
@@ -30,6 +32,7 @@ type rule struct {
 // outcome is what a rule did.
 type outcome struct {
 	rows   int64
+	seen   int64    // rows of the table, before
 	notes  []string // what was found, without secrets
 	missed []string // what of the sandbox could not be given to the copy
 }
