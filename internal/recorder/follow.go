@@ -14,6 +14,7 @@ import (
 
 	"sandglass"
 	"sandglass/internal/pg"
+	"sandglass/internal/repo"
 )
 
 // pageSize is XLOG_BLCKSZ: the last page before the durable end is read again after a reconnect.
@@ -48,6 +49,7 @@ type session struct {
 	compacted sandglass.LSN
 	lastPart  time.Time // by our clock
 	buffer    []byte    // of the part being stored
+	draft     *repo.Draft
 }
 
 // stream starts replication and follows it.
@@ -66,7 +68,7 @@ func (a *attempt) stream(ctx context.Context) error {
 	}
 	held := max(p.durable, p.start(p.first))
 	s := &session{r: r, spool: sp, index: x, pos: p, work: make(chan struct{}, 1), room: make(chan struct{}, 1),
-		received: held, durable: held, compacted: held}
+		received: held, durable: held, compacted: held, draft: r.repo.NewDraft(p.start(held.Segment(sp.size)))}
 	if beats := x.beats[held.Segment(sp.size)]; len(beats) > 0 {
 		s.partBeat = beats[len(beats)-1].Time
 	}

@@ -70,7 +70,7 @@ func (x *indexing) write(at sandglass.LSN, data []byte) {
 func (x *indexing) look() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if t := x.indexer.Tail(); t != nil {
+	if t := x.indexer.Current(); t != nil {
 		x.notice(t)
 	}
 }

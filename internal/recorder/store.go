@@ -51,6 +51,9 @@ func (s *session) flush(ctx context.Context, all bool) error {
 	if !verified {
 		return nil
 	}
+	if err := s.spool.settle(); err != nil {
+		return err
+	}
 	for seg := s.pos.whole; s.pos.start(seg+1) <= received; seg++ {
 		if err := s.storeSegment(ctx, seg); err != nil {
 			return err
@@ -92,15 +95,12 @@ func (s *session) storeSegment(ctx context.Context, seg sandglass.SegmentNo) err
 		s.pos.whole = seg + 1
 		return nil
 	}
-	if err := s.spool.sync(seg); err != nil {
-		return err
-	}
 	f, err := s.spool.open(seg)
 	if err != nil {
 		return fmt.Errorf("store segment: %w", err)
 	}
 	defer f.Close()
-	if err := s.r.repo.PutSegment(ctx, s.r.env.Name, s.pos.inc.ID, s.pos.tli, seg, progressing{f, s}); err != nil {
+	if err := s.r.repo.PutDrafted(ctx, s.r.env.Name, s.pos.inc.ID, s.pos.tli, seg, s.draft, progressing{f, s}); err != nil {
 		return fmt.Errorf("store segment: %w", err)
 	}
 	s.pos.whole = seg + 1
@@ -128,11 +128,7 @@ func (s *session) storePart(ctx context.Context, received sandglass.LSN) error {
 	from := max(s.durableEnd(), s.pos.start(s.pos.whole))
 	seg := from.Segment(s.spool.size)
 	beats := s.index.beatsOf(seg, s.partBeat, received)
-	if from < received {
-		if err := s.spool.sync(seg); err != nil {
-			return err
-		}
-	} else if len(beats) == 0 || time.Since(s.lastPart) < idlePart {
+	if from >= received && (len(beats) == 0 || time.Since(s.lastPart) < idlePart) {
 		return nil
 	}
 	put := s.r.repo.PutPart
@@ -146,7 +142,7 @@ func (s *session) storePart(ctx context.Context, received sandglass.LSN) error {
 	for {
 		n := max(0, min(int64(received)-int64(from), maxPart))
 		s.buffer = slices.Grow(s.buffer[:0], int(n))
-		p := repo.Part{Timeline: s.pos.tli, From: from, Data: s.buffer[:n]}
+		p := repo.Part{Timeline: s.pos.tli, From: from, Data: s.buffer[:n], Draft: s.draft}
 		if err := s.spool.read(p.Data, from); err != nil {
 			return err
 		}

@@ -41,13 +41,14 @@ func (d *digester) of(parts ...[]byte) digest {
 
 func (d *digester) end() digest { return digest(d.h.Sum(d.sum[:0])[:digestSize]) }
 
-// codecs keeps encoders and decoders for use by one goroutine at a time each.
+// codecs keeps encoders, decoders and buffers for frames for use by one goroutine at a time each.
 type codecs struct {
-	encoders, decoders sync.Pool
+	encoders, decoders, buffers sync.Pool
 }
 
 func newCodecs() *codecs {
-	return &codecs{encoders: sync.Pool{New: func() any { return newEncoder() }}, decoders: sync.Pool{New: func() any { return newDecoder() }}}
+	return &codecs{encoders: sync.Pool{New: func() any { return newEncoder() }}, decoders: sync.Pool{New: func() any { return newDecoder() }},
+		buffers: sync.Pool{New: func() any { return new([]byte) }}}
 }
 
 // newEncoder compresses fast and in the caller's goroutine. Its checksum is left out: digests and age's

@@ -49,7 +49,7 @@ func (r *Repository) PutOperationLog(ctx context.Context, id string, zip io.Read
 	if err := validID("an operation", id); err != nil {
 		return fmt.Errorf("keep operation's log: %w", err)
 	}
-	return firstStays(r.putStream(ctx, operationPrefix(id)+"log.zip", zip))
+	return firstStays(r.putStream(ctx, operationPrefix(id)+"log.zip", r.NewDraft(0), zip))
 }
 
 // OperationLog is the zip; fs.ErrNotExist when none is kept.

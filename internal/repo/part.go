@@ -25,6 +25,8 @@ type Part struct {
 	From     sandglass.LSN
 	Data     []byte
 	Beats    []sandglass.Beat
+	// Draft, where there is one, takes note of the part for PutDrafted.
+	Draft *Draft
 }
 
 // partMagic begins a part's head; its last byte is the version.
@@ -121,10 +123,17 @@ func (r *Repository) putPart(ctx context.Context, env string, inc sandglass.Inca
 	dg := newDigester(r.digestKey)
 	sum := dg.of(head)
 	name.head = hex.EncodeToString(sum[:digestSize/2])
-	if err := r.sameWAL(ctx, env, inc, name, dg.of(p.Data)); err != nil {
+	d := dg.of(p.Data)
+	if err := r.sameWAL(ctx, env, inc, name, d); err != nil {
 		return name, err
 	}
-	return name, r.putBytes(ctx, name.key(env, inc), head, p.Data)
+	buf := r.codecs.buffers.Get().(*[]byte)
+	defer r.codecs.buffers.Put(buf)
+	frame, err := r.putFramed(ctx, name.key(env, inc), buf, head, p.Data, d)
+	if err == nil {
+		p.Draft.add(p, frame)
+	}
+	return name, err
 }
 
 // sameWAL refuses a part whose stretch of WAL is held with other bytes.

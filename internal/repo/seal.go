@@ -56,37 +56,43 @@ func (r *Repository) marked(d digest) []age.Recipient {
 	return out
 }
 
-// skippable is a skippable frame around b.
-func skippable(b []byte) []byte {
-	out := binary.LittleEndian.AppendUint32(nil, skippableMagic)
+// appendSkippable appends a skippable frame around b.
+func appendSkippable(out, b []byte) []byte {
+	out = binary.LittleEndian.AppendUint32(out, skippableMagic)
 	out = binary.LittleEndian.AppendUint32(out, uint32(len(b)))
 	return append(out, b...)
 }
 
-// putBytes seals data, with head before it in a skippable frame unless it is nil; the digest is that of data. An object that is there
-// already with the same contents is success; with others it is history.forked.
-func (r *Repository) putBytes(ctx context.Context, key string, head, data []byte) error {
-	enc := r.codecs.encoder()
-	var plain []byte
-	if head != nil {
-		plain = skippable(head)
-	}
-	plain = enc.EncodeAll(data, plain)
-	r.codecs.doneEncoding(enc)
-	d := newDigester(r.digestKey).of(data)
-	sealed, err := age.EncryptReader(bytes.NewReader(plain), r.marked(d)...)
-	if err != nil {
-		return fmt.Errorf("encrypt %s: %w", key, err)
-	}
-	return r.putOnce(ctx, key, sealed, d)
+// putBytes seals data. An object that is there already with the same contents is success; with others it is history.forked.
+func (r *Repository) putBytes(ctx context.Context, key string, data []byte) error {
+	_, err := r.putFramed(ctx, key, new([]byte), nil, data, newDigester(r.digestKey).of(data))
+	return err
 }
 
-// putStream seals what data holds, read twice: for its digest and for itself.
-func (r *Repository) putStream(ctx context.Context, key string, data io.ReadSeeker) error {
-	dg := newDigester(r.digestKey)
+// putFramed is putBytes of data whose digest is d, with head before it in a skippable frame unless it is nil. The data's frame
+// is returned; it lies in buf, which grows as it needs.
+func (r *Repository) putFramed(ctx context.Context, key string, buf *[]byte, head, data []byte, d digest) (frame []byte, err error) {
+	plain := (*buf)[:0]
+	if head != nil {
+		plain = appendSkippable(plain, head)
+	}
+	n := len(plain)
+	enc := r.codecs.encoder()
+	plain = enc.EncodeAll(data, plain)
+	r.codecs.doneEncoding(enc)
+	*buf = plain
+	sealed, err := age.EncryptReader(bytes.NewReader(plain), r.marked(d)...)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt %s: %w", key, err)
+	}
+	return plain[n:], r.putOnce(ctx, key, sealed, d)
+}
+
+// putStream seals a draft and after it what data holds, read twice: for its digest and for itself.
+func (r *Repository) putStream(ctx context.Context, key string, draft *Draft, data io.ReadSeeker) error {
 	start, err := data.Seek(0, io.SeekCurrent)
 	if err == nil {
-		_, err = io.Copy(dg.h, data)
+		_, err = io.Copy(draft.h, data)
 	}
 	if err == nil {
 		_, err = data.Seek(start, io.SeekStart)
@@ -94,12 +100,12 @@ func (r *Repository) putStream(ctx context.Context, key string, data io.ReadSeek
 	if err != nil {
 		return fmt.Errorf("read what is to become %s: %w", key, err)
 	}
-	d := dg.end()
+	d := digest(draft.h.Sum(nil)[:digestSize])
 	pr, pw := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pw.CloseWithError(r.sealTo(pw, data, d))
+		pw.CloseWithError(r.sealTo(pw, draft.frames, data, d))
 	}()
 	err = r.putOnce(ctx, key, pr, d)
 	pr.CloseWithError(errors.New("the object is finished"))
@@ -107,10 +113,14 @@ func (r *Repository) putStream(ctx context.Context, key string, data io.ReadSeek
 	return err
 }
 
-func (r *Repository) sealTo(w io.Writer, data io.Reader, d digest) error {
+// sealTo writes an age file of frames, then of data compressed.
+func (r *Repository) sealTo(w io.Writer, frames []byte, data io.Reader, d digest) error {
 	aw, err := age.Encrypt(w, r.marked(d)...)
 	if err != nil {
 		return fmt.Errorf("encrypt: %w", err)
+	}
+	if _, err := aw.Write(frames); err != nil {
+		return err
 	}
 	enc := r.codecs.encoder()
 	defer r.codecs.doneEncoding(enc)
@@ -293,7 +303,7 @@ func (r *Repository) putJSON(ctx context.Context, key string, v any) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", key, err)
 	}
-	return r.putBytes(ctx, key, nil, b)
+	return r.putBytes(ctx, key, b)
 }
 
 func (r *Repository) readJSON(ctx context.Context, key string, v any) error {

@@ -26,6 +26,11 @@ func (r *Repository) segment(ctx context.Context, env string, inc sandglass.Inca
 // PutSegment keeps a whole segment, read from data's position on; data is read twice. The same segment
 // sent again is fine, the same name with other bytes is history.forked.
 func (r *Repository) PutSegment(ctx context.Context, env string, inc sandglass.IncarnationID, tli sandglass.TimelineID, seg sandglass.SegmentNo, data io.ReadSeeker) error {
+	return r.putSegment(ctx, env, inc, tli, seg, r.NewDraft(0), data)
+}
+
+// putSegment takes the segment's beginning from a draft of it, if there is one, and the rest from data.
+func (r *Repository) putSegment(ctx context.Context, env string, inc sandglass.IncarnationID, tli sandglass.TimelineID, seg sandglass.SegmentNo, d *Draft, data io.ReadSeeker) error {
 	name, size, err := r.segment(ctx, env, inc, tli, seg)
 	if err != nil {
 		return fmt.Errorf("put segment: %w", err)
@@ -44,7 +49,14 @@ func (r *Repository) PutSegment(ctx context.Context, env string, inc sandglass.I
 	if end-at != size {
 		return fmt.Errorf("put segment %s: it has %d bytes instead of %d", name, end-at, size)
 	}
-	return r.putStream(ctx, walKey("wal", env, inc, name), data)
+	if d.from != seg.Start(size) {
+		d.Begin(seg.Start(size))
+	}
+	defer d.Begin((seg + 1).Start(size))
+	if _, err := data.Seek(int64(d.at-d.from), io.SeekCurrent); err != nil {
+		return fmt.Errorf("put segment %s: %w", name, err)
+	}
+	return r.putStream(ctx, walKey("wal", env, inc, name), d, data)
 }
 
 // PutIndex keeps the index of a segment. The first one stays: an index is made from its segment, and one made again after
@@ -54,7 +66,7 @@ func (r *Repository) PutIndex(ctx context.Context, env string, inc sandglass.Inc
 	if err != nil {
 		return fmt.Errorf("put index: %w", err)
 	}
-	return firstStays(r.putBytes(ctx, walKey("index", env, inc, name), nil, index))
+	return firstStays(r.putBytes(ctx, walKey("index", env, inc, name), index))
 }
 
 // Index is a segment's index as it was put; fs.ErrNotExist when there is none.
@@ -69,7 +81,7 @@ func (r *Repository) Index(ctx context.Context, env string, inc sandglass.Incarn
 
 // PutHistory keeps a timeline's history file.
 func (r *Repository) PutHistory(ctx context.Context, env string, inc sandglass.IncarnationID, tli sandglass.TimelineID, content []byte) error {
-	return r.putBytes(ctx, historyKey(env, inc, tli), nil, content)
+	return r.putBytes(ctx, historyKey(env, inc, tli), content)
 }
 
 // History is a timeline's history file; fs.ErrNotExist when there is none.

@@ -123,6 +123,9 @@ func (x *Indexer) Tail() *Index {
 	return &t
 }
 
+// Current is Tail without the counts of rows and without the cost of a copy: it changes with the next Write.
+func (x *Indexer) Current() *Index { return x.current }
+
 // begin is an empty index of a segment, in the run of an earlier one.
 func (x *Indexer) begin(seg sandglass.SegmentNo, run *Index) *Index {
 	start := seg.Start(x.config.SegmentSize)
