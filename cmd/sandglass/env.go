@@ -189,7 +189,7 @@ func (a *app) removeEnvironment(ctx context.Context, name string, yes bool) erro
 			what = "its server is stopped and its volumes are removed"
 		}
 		a.say("%s will be forgotten: %s.", name, what)
-		if err := a.confirm(name); err != nil {
+		if err := a.confirm(ctx, name); err != nil {
 			return err
 		}
 	}

@@ -48,7 +48,7 @@ func newRecordStop(a *app) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			if !yes {
 				a.say("The recording of %s ends, and its slot is dropped.", args[0])
-				if err := a.confirm(args[0]); err != nil {
+				if err := a.confirm(c.Context(), args[0]); err != nil {
 					return err
 				}
 			}

@@ -89,7 +89,7 @@ func (a *app) prune(ctx context.Context, onlyPlan, yes bool) error {
 		return nil
 	}
 	if !yes {
-		if err := a.confirm("prune"); err != nil {
+		if err := a.confirm(ctx, "prune"); err != nil {
 			return err
 		}
 	}

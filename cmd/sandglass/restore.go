@@ -170,7 +170,7 @@ func (a *app) ask(ctx context.Context, cl *client.Client, r sandglass.Request, z
 		return nil
 	}
 	if !f.yes {
-		if err := a.confirm(r.Environment); err != nil {
+		if err := a.confirm(ctx, r.Environment); err != nil {
 			return err
 		}
 	}

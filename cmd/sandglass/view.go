@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
@@ -161,8 +160,8 @@ func amount(n int64, unit string) string {
 
 var errInterrupted = errors.New("interrupted")
 
-// readAnswer reads a line from the terminal, or ends with errInterrupted.
-func (a *app) readAnswer(interrupts <-chan os.Signal) (string, error) {
+// readAnswer reads a line from the terminal, or ends with errInterrupted, or with ctx.
+func (a *app) readAnswer(ctx context.Context, interrupts <-chan os.Signal) (string, error) {
 	f, ok := a.stdin.(*os.File)
 	if !ok {
 		return "", io.EOF
@@ -171,8 +170,8 @@ func (a *app) readAnswer(interrupts <-chan os.Signal) (string, error) {
 		select {
 		case <-interrupts:
 			return "", errInterrupted
-		case <-a.base.Done():
-			return "", a.base.Err()
+		case <-ctx.Done():
+			return "", ctx.Err()
 		default:
 		}
 		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, 100) // ms: how soon Ctrl-C is seen
@@ -189,19 +188,13 @@ func (a *app) readAnswer(interrupts <-chan os.Signal) (string, error) {
 	}
 }
 
-// confirm has the name typed; anything else cancels.
-func (a *app) confirm(name string) error {
+// confirm has the name typed; anything else cancels, and so does Ctrl-C, which ends a command's context.
+func (a *app) confirm(ctx context.Context, name string) error {
 	if a.json || !terminal(a.stdin) {
 		return usage("Add --yes.", "There is no terminal to confirm on.")
 	}
 	fmt.Fprintf(a.stdout, "\nType %s to go on: ", name)
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, os.Interrupt)
-	defer signal.Stop(interrupts)
-	text, err := a.readAnswer(interrupts)
-	if errors.Is(err, errInterrupted) {
-		return context.Canceled
-	}
+	text, err := a.readAnswer(ctx, nil)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}

@@ -107,7 +107,7 @@ func (a *app) dropVolume(ctx context.Context, id string, yes bool) error {
 			return &sandglass.Error{Code: sandglass.CodeVolumeUnknown, Op: "drop volume", Message: "There is no volume " + id + ".", Remedy: "See `sandglass volume ls`."}
 		}
 		a.say("The kept state %s of %s (%s) will be removed; undo can't go back to it any more.", id, all[i].Environment, sandglass.Bytes(all[i].Bytes))
-		if err := a.confirm(id); err != nil {
+		if err := a.confirm(ctx, id); err != nil {
 			return err
 		}
 	}

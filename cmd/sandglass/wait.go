@@ -156,7 +156,7 @@ func (a *app) interrupted(cl *client.Client, o sandglass.Operation, interrupts <
 		return leave()
 	}
 	fmt.Fprintf(a.stderr, "Cancel the %s and go back? y cancels, n goes on watching, Ctrl-C leaves it running: ", o.Kind)
-	answer, err := a.readAnswer(interrupts)
+	answer, err := a.readAnswer(a.base, interrupts)
 	if errors.Is(err, errInterrupted) {
 		fmt.Fprintln(a.stderr)
 		return leave()
