@@ -223,9 +223,14 @@ func (h *Host) takeAsItIs(ctx context.Context, run *engine.Run, c server.Config,
 		return fmt.Errorf("prepare start: %w", err)
 	}
 	first := m.Range.Stop.Segment(m.SegmentSize)
+	// Without the history file of its timeline the server starts, but could be followed by no recorder.
+	names := []string{fmt.Sprintf("%08X.history", uint32(m.Range.Timeline))}
 	for _, seg := range []sandglass.SegmentNo{first, first + 1} {
-		path := filepath.Join(c.Data, "pg_wal", sandglass.SegmentName(m.Range.Timeline, seg, m.SegmentSize))
-		found, err := src.Fetch(ctx, filepath.Base(path), path)
+		names = append(names, sandglass.SegmentName(m.Range.Timeline, seg, m.SegmentSize))
+	}
+	for _, name := range names {
+		path := filepath.Join(c.Data, "pg_wal", name)
+		found, err := src.Fetch(ctx, name, path)
 		if err != nil {
 			return err
 		}
