@@ -153,7 +153,7 @@ func makeCopy(t testing.TB) (*pgtest.Cluster, policy.Contact) {
 		`CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''event trigger fired''; END'`,
 		`CREATE FUNCTION reach() RETURNS text LANGUAGE sql AS $$ SELECT * FROM dblink('host=prod', 'select 1') AS t(x text) $$`,
 		`CREATE UNLOGGED TABLE volatile (x int)`,
-		`CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION tell()`)
+		`CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION tell()`, `ALTER EVENT TRIGGER watch ENABLE ALWAYS`)
 	for _, db := range []string{"shop", "junk"} {
 		raw(t, c, db, `BEGIN; INSERT INTO public.goods VALUES (999, 1); PREPARE TRANSACTION 'half done in `+db+`'`)
 	}

@@ -125,6 +125,9 @@ func (j *job) beginIn(ctx context.Context, tx pgx.Tx) error {
 	if err := tx.QueryRow(ctx, `SELECT coalesce(obj_description(to_regclass('sandglass.rule_done'), 'pg_class') = $1, false)`, j.in.Run).Scan(&ours); err != nil || ours {
 		return err
 	}
+	if err := calmEventTriggers(ctx, tx); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS sandglass AUTHORIZATION `+OurRole+`;
 		DROP TABLE IF EXISTS sandglass.rule_done;
 		CREATE TABLE sandglass.rule_done (rule text PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), rows bigint NOT NULL, seen bigint NOT NULL,

@@ -33,7 +33,7 @@ var fixtures = []struct {
 	{"databases", "template1", `SELECT coalesce(to_regclass('public.in_template')::text, 'none')`, "", "public.in_template", "none"},
 	{"databases", "template1", `SELECT datistemplate::text FROM pg_database WHERE datname = 'template1'`, "", "true", "true"},
 	{"databases", "shop", `SELECT count(*)::text FROM public.goods`, "shop_uat", "50", "50"},
-	{"event-triggers", "shop", `SELECT evtname || ' ' || evtenabled::text FROM pg_event_trigger`, "shop_uat", "watch O", "watch D"},
+	{"event-triggers", "shop", `SELECT evtname || ' ' || evtenabled::text FROM pg_event_trigger`, "shop_uat", "watch A", "watch D"},
 	{"subscriptions", "shop", `SELECT subname::text FROM pg_subscription`, "shop_uat", "feed, feed", ""},
 	{"publications", "shop", `SELECT pubname::text FROM pg_publication`, "shop_uat", "all_of_it", ""},
 	{"foreign-servers", "shop", `SELECT srvname || ' ' || coalesce(srvoptions::text, '') FROM pg_foreign_server ORDER BY 1`, "shop_uat",

@@ -20,6 +20,22 @@ const Nowhere = "/nonexistent/sandglass"
 // folders (RFC 2606 reserves .invalid).
 const nowhereName = "sandglass.invalid"
 
+// calmEventTriggers makes ALWAYS and REPLICA event triggers ordinary ones, which our sessions (in replica
+// role) don't fire: before 17 there is no event_triggers setting, and the schema for our own records is
+// made before the rule that disables them all.
+func calmEventTriggers(ctx context.Context, tx pgx.Tx) error {
+	names, err := column(ctx, tx, `SELECT evtname::text FROM pg_event_trigger WHERE evtenabled IN ('A', 'R')`)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := tx.Exec(ctx, "ALTER EVENT TRIGGER "+ident(name)+" ENABLE"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func disableEventTriggers(ctx context.Context, _ *job, tx pgx.Tx, o *outcome) error {
 	type trigger struct{ Name, Event, Mode, Extension string }
 	all, err := structs[trigger](ctx, tx, `SELECT evtname::text, evtevent::text, evtenabled::text, coalesce(extname::text, '') FROM pg_event_trigger t
