@@ -121,7 +121,7 @@ func (c *Config) copyExecutable() error {
 		return fmt.Errorf("find our own binary: %w", err)
 	}
 	path := filepath.Join(c.State, "bin", fmt.Sprintf("sandglass-%x-%x", info.Size(), info.ModTime().UnixNano()))
-	if _, err := os.Stat(path); err == nil {
+	if there, err := os.Stat(path); err == nil && there.Size() == info.Size() {
 		c.Executable = path
 		return nil
 	}
@@ -135,7 +135,7 @@ func (c *Config) copyExecutable() error {
 		return fmt.Errorf("copy our own binary: %w", err)
 	}
 	_, err = io.Copy(out, in)
-	if err = errors.Join(err, out.Chmod(0o755), out.Close()); err == nil {
+	if err = errors.Join(err, out.Chmod(0o755), out.Sync(), out.Close()); err == nil {
 		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
@@ -187,7 +187,7 @@ func readKey(path string) (repo.Keys, error) {
 func (c *Control) build(owner server.Owner) error {
 	c.recorders = newRecorders(c)
 	c.host = &operation.Host{Name: c.Host, DB: c.db, Repository: c.repo, Recorders: c.recorders, Owner: owner, Helper: c.Executable,
-		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), owner.UID, owner.GID, c.Log), Folders: c.Binaries, Log: c.Log}
+		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), owner.UID, owner.GID, c.Log), Folders: c.Binaries, Packs: filepath.Join(c.State, "packs"), Log: c.Log}
 	var err error
 	c.engine, err = engine.New(engine.Config{DB: c.db, Host: c.Host, Dir: filepath.Join(c.State, "ops"), Log: c.Log,
 		Workflows: c.host.Workflows(), Finished: c.record})
@@ -204,6 +204,12 @@ func (c *Control) serve(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.supervise(ctx) })
+	group.Go(func() error {
+		if err := c.importHistory(ctx); err != nil && ctx.Err() == nil { // nothing else needs it
+			c.Log.Error("operations of before could not be read from the repository", "error", err)
+		}
+		return nil
+	})
 	group.Go(func() error { return c.recorders.run(ctx) })
 	group.Go(func() error { return c.engine.Run(ctx) })
 	group.Go(func() error { return api.Serve(ctx) })

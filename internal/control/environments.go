@@ -6,8 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -15,6 +15,7 @@ import (
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/operation"
+	"sandglass/internal/pack"
 )
 
 type environments struct{ *Control }
@@ -31,6 +32,9 @@ func (c environments) Apply(ctx context.Context, e sandglass.Environment, by str
 		return nil, err
 	}
 	if err := c.noClash(ctx, e); err != nil {
+		return nil, err
+	}
+	if _, err := pack.Load(c.host.Packs, e.Packs); err != nil {
 		return nil, err
 	}
 	err := c.db.Do(ctx, func(tx *db.Tx) error {
@@ -129,11 +133,22 @@ func hidePassword(e sandglass.Environment) sandglass.Environment {
 		return e
 	}
 	r := *e.Recording
-	if c, err := pgconn.ParseConfig(r.Connection); err == nil && c.Password != "" {
-		r.Connection = strings.ReplaceAll(r.Connection, c.Password, "********")
-	}
+	r.Connection = withoutPassword(r.Connection)
 	e.Recording = &r
 	return e
+}
+
+// The places of passwords in a connection string: after the user of a URL, and by name, in a URL's query or
+// among keywords and values ('...' with backslashes, as conninfo_parse in libpq's fe-connect.c reads them).
+var (
+	passwordOfURL  = regexp.MustCompile(`^(postgres(?:ql)?://[^/@:?]*:)[^/?]*@`)
+	passwordByName = regexp.MustCompile(`((?:^|[\s?&])(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|[^\s&]+)`)
+)
+
+func withoutPassword(connection string) string {
+	const hidden = "********"
+	connection = passwordOfURL.ReplaceAllString(connection, "${1}"+hidden+"@")
+	return passwordByName.ReplaceAllString(connection, "${1}"+hidden)
 }
 
 // Remove ends the recording, drops the slot, removes a sandbox's volumes, and forgets the environment.
@@ -148,6 +163,9 @@ func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.
 		}
 		return nil, err
 	}
+	if err := c.nothingOpen(ctx, e); err != nil {
+		return nil, err
+	}
 	if err := c.wishRecording(ctx, name, false, by); err != nil {
 		return nil, err
 	}
@@ -155,7 +173,10 @@ func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.
 		return nil, err
 	}
 	defer c.recorders.Resume(name)
-	findings := c.dropSlot(ctx, e)
+	var findings []sandglass.Finding
+	if e.Declaration.Kind == sandglass.Production { // a sandbox's slot goes with its volume
+		findings = c.dropSlot(ctx, e)
+	}
 	if err := c.endHistory(ctx, e); err != nil {
 		return findings, err
 	}
@@ -169,6 +190,20 @@ func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.
 		return tx.RemoveEnvironment(ctx, name)
 	})
 	return findings, err
+}
+
+// nothingOpen refuses to remove a production while copies of it are looked into.
+func (c *Control) nothingOpen(ctx context.Context, e db.Environment) error {
+	if e.Declaration.Kind != sandglass.Production {
+		return nil
+	}
+	peeks, err := c.db.Volumes(ctx, e.Declaration.Name)
+	if err != nil || len(peeks) == 0 {
+		return err
+	}
+	return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "remove environment",
+		Message: fmt.Sprintf("%d peek(s) into %s are open.", len(peeks), e.Declaration.Name),
+		Remedy:  "End them first: sandglass peek ls, sandglass peek end ID."}
 }
 
 // endHistory closes the environment's open incarnations; their moments stay restorable until retention takes them.
@@ -285,8 +320,9 @@ func (c peeks) Peeks(ctx context.Context) ([]sandglass.Peek, error) {
 	out := make([]sandglass.Peek, 0, len(open))
 	for _, o := range open {
 		p, err := c.peek(ctx, o)
-		if err != nil {
-			return nil, err
+		if err != nil { // its server has ended; the supervisor closes it
+			c.Log.Warn("a peek can't be reached", "operation", o.ID, "error", err)
+			continue
 		}
 		out = append(out, p)
 	}

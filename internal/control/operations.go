@@ -4,8 +4,6 @@ package control
 
 import (
 	"context"
-	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -13,7 +11,6 @@ import (
 
 	"sandglass"
 	"sandglass/internal/db"
-	"sandglass/internal/engine"
 	"sandglass/internal/operation"
 	"sandglass/internal/repo"
 	"sandglass/internal/window"
@@ -66,46 +63,6 @@ func (c operations) Wait(ctx context.Context, id string, after int64) (sandglass
 
 func (c operations) Cancel(ctx context.Context, id, by string) (sandglass.Operation, error) {
 	return c.engine.Cancel(ctx, id, by)
-}
-
-// Logs writes the zip: of this host's folder, or, once that is gone, of the repository.
-func (c operations) Logs(ctx context.Context, id string, w io.Writer) error {
-	if _, err := c.engine.Get(ctx, id); err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(c.State, "ops", id)); err == nil {
-		return c.engine.Logs(ctx, id, w)
-	}
-	zip, err := c.repo.OperationLog(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer zip.Close()
-	_, err = io.Copy(w, zip)
-	return err
-}
-
-// record puts a finished operation and its logs into the repository: the history outlives this host.
-func (c *Control) record(ctx context.Context, run *engine.Run) error {
-	if run.Operation.Kind != sandglass.KindPeek {
-		c.recorders.Resume(run.Operation.Environment) // also after a way back that could not be gone to its end
-	}
-	if err := c.repo.PutOperation(ctx, run.Operation); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(c.State, ".log-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if err := c.engine.Logs(ctx, run.Operation.ID, f); err != nil {
-		return err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	return c.repo.PutOperationLog(ctx, run.Operation.ID, f)
 }
 
 type windows struct{ *Control }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -372,7 +373,7 @@ func (c *Control) StartRecording(ctx context.Context, name string, accept []sand
 	}
 	var findings []sandglass.Finding
 	if e.Declaration.Kind == sandglass.Production {
-		e.Declaration.Accept = append(e.Declaration.Accept, accept...)
+		e.Declaration.Accept = slices.Compact(slices.Sorted(slices.Values(slices.Concat(e.Declaration.Accept, accept))))
 		findings = recorder.Check(ctx, e.Declaration)
 		for _, f := range findings {
 			if f.Level == sandglass.Stop {
@@ -380,7 +381,12 @@ func (c *Control) StartRecording(ctx context.Context, name string, accept []sand
 			}
 		}
 		if len(accept) > 0 { // the recorder checks again at every connection
-			if _, err := c.db.ApplyEnvironment(ctx, e.Declaration); err != nil {
+			declared, err := c.db.Environment(ctx, name) // as it was applied, without defaults
+			if err != nil {
+				return findings, err
+			}
+			declared.Declaration.Accept = e.Declaration.Accept
+			if _, err := c.db.ApplyEnvironment(ctx, declared.Declaration); err != nil {
 				return findings, err
 			}
 		}

@@ -13,6 +13,9 @@ import (
 	"sandglass/internal/operation"
 )
 
+// patience is how long one sandbox may keep the supervisor from looking after the others.
+const patience = 30 * time.Second
+
 // supervise looks after sandboxes, kept states and peeks until ctx ends. What can't be mended now is logged and tried again.
 func (c *Control) supervise(ctx context.Context) error {
 	tick := time.NewTicker(lookAgain)
@@ -42,10 +45,17 @@ func (c *Control) keepRunning(ctx context.Context) error {
 	var errs []error
 	for _, e := range environments {
 		if e.Declaration.Kind == sandglass.Sandbox {
-			errs = append(errs, c.host.KeepRunning(ctx, e.Declaration.Name))
+			errs = append(errs, c.keepOneRunning(ctx, e.Declaration.Name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// keepOneRunning does not wait for ever for one sandbox: a server in a long crash recovery goes on by itself.
+func (c *Control) keepOneRunning(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return c.host.KeepRunning(ctx, name)
 }
 
 // removeExpired drops kept states whose time is over, and what no operation needs any more.
@@ -121,7 +131,12 @@ func (c *Control) closePeeks(ctx context.Context) error {
 	}
 	var errs []error
 	for _, o := range open {
-		if time.Now().After(peekUntil(o)) || !c.host.PeekRuns(ctx, o.ID) {
+		runs, err := c.host.PeekRuns(ctx, o.ID)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if time.Now().After(peekUntil(o)) || !runs {
 			c.Log.Info("closing a peek", "operation", o.ID)
 			errs = append(errs, c.host.ClosePeek(ctx, o.ID))
 		}

@@ -78,6 +78,44 @@ func (tx *Tx) InsertOperation(ctx context.Context, o Operation) error {
 	return tx.Notify(ctx, OperationTopic(o.ID))
 }
 
+// KnownOperations are the IDs of all operations.
+func (q Queries) KnownOperations(ctx context.Context) (map[string]bool, error) {
+	rows, err := q.q.Query(ctx, `SELECT id FROM sandglass.operation`)
+	if err != nil {
+		return nil, fmt.Errorf("read operations' IDs: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	known := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		known[id] = true
+	}
+	return known, wrap("read operations' IDs", err)
+}
+
+// ImportOperation writes a finished operation as its record in the repository tells of it, unless
+// it is there already. Nothing is done for it any more.
+func (tx *Tx) ImportOperation(ctx context.Context, host string, o sandglass.Operation) error {
+	if !o.State.Finished() {
+		return fmt.Errorf("import operation %s: it is %s, not finished", o.ID, o.State)
+	}
+	request := sandglass.Request{Kind: o.Kind, Environment: o.Environment, Source: o.Source, Reason: o.Reason}
+	tag, err := tx.Exec(ctx, `INSERT INTO sandglass.operation (id, host, exclusive, kind, environment, source, state, asked_by, reason, created, began, ended, version,
+			cancelling, no_return, request, plan, error, result)
+		VALUES ($1, $2, false, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, true, $14, $15, $16, $17) ON CONFLICT (id) DO NOTHING`,
+		o.ID, host, o.Kind, o.Environment, o.Source, o.State, o.AskedBy, o.Reason, o.Created, timePtr(o.Began), timePtr(o.Ended), max(o.Version, 1),
+		o.Cancelling, request, o.Plan, o.Error, o.Result)
+	if err != nil || tag.RowsAffected() == 0 {
+		return wrap("import operation "+o.ID, err)
+	}
+	for i, s := range o.Steps {
+		if _, err := tx.Exec(ctx, `INSERT INTO sandglass.step (operation, position, name, state, attempt, progress, began, ended, error)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, o.ID, i, s.Name, s.State, s.Attempt, s.Progress, timePtr(s.Began), timePtr(s.Ended), s.Error); err != nil {
+			return fmt.Errorf("import step %s of operation %s: %w", s.Name, o.ID, err)
+		}
+	}
+	return tx.Notify(ctx, OperationTopic(o.ID))
+}
+
 // Unfinished is the ID of the unfinished exclusive operation on an environment, or "".
 func (q Queries) Unfinished(ctx context.Context, environment string) (string, error) {
 	var id string

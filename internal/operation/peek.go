@@ -132,8 +132,22 @@ func PSQL(host string, port int, role, database string) []string {
 	return append(argv, "-d", database)
 }
 
-// PeekRuns says whether the server of an open peek runs.
-func (h *Host) PeekRuns(ctx context.Context, operation string) bool {
-	_, err := h.PeekConnection(ctx, operation, "", "")
-	return err == nil
+// PeekRuns says whether the server of an open peek runs. One that is only slow to answer does.
+func (h *Host) PeekRuns(ctx context.Context, operation string) (bool, error) {
+	volumes, err := h.DB.Volumes(ctx, "")
+	if err != nil {
+		return false, err
+	}
+	for _, v := range volumes {
+		if v.Operation != operation || v.State != sandglass.VolumeStaging {
+			continue
+		}
+		p, err := running(ctx, h.whatever(v.ID))
+		if err != nil || p == nil {
+			return false, err
+		}
+		p.Close()
+		return true, nil
+	}
+	return false, nil
 }
