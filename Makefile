@@ -9,10 +9,10 @@ RUNS    ?= 5
 MAJORS  ?= /var/cache/sandglass-majors
 BIN     := bin/sandglass
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@2026.2.2
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench build lint install-postgres install-pgbackrest clean go
+.PHONY: help demo test test-long bench build lint lint-go install-postgres install-test-tools install-pgbackrest clean go
 
 help: ## show this list
 	@echo "Sandglass: any moment of a production PostgreSQL, in your sandbox. Two commands to begin with:"
@@ -42,14 +42,21 @@ bench: build install-postgres install-pgbackrest ## measure against pgBackRest, 
 build: go ## bin/sandglass
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/sandglass
 
-lint: go ## gofmt, go vet, staticcheck
+lint: lint-go ## gofmt, go vet, staticcheck
+	go run $(STATICCHECK) ./...
+	go run $(STATICCHECK) -tags 'long crashpoints' ./...
+
+lint-go: go
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt -w the files above"; exit 1; }
 	go vet ./...
 	go vet -tags 'long crashpoints' ./...
-	go run $(STATICCHECK) ./...
 
 install-postgres: ## PostgreSQL's server programs from apt, if there are none (not a cluster)
 	@INSTALL=$(INSTALL) packaging/install postgresql
+
+install-test-tools: # tests that follow docs/FORMAT.md and the API with public tools are skipped without them
+	@INSTALL=$(INSTALL) packaging/install zstd
+	@INSTALL=$(INSTALL) packaging/install curl
 
 install-pgbackrest: # for the benchmarks only
 	@INSTALL=$(INSTALL) packaging/install pgbackrest

@@ -18,10 +18,9 @@ import (
 // crashSite is a sandbox with a life of its own, a production to restore from, and what each should look like.
 type crashSite struct {
 	*systest.System
-	prod             *pgtest.Cluster
-	own, fromProd    string // what the sandbox's table says in the two states
-	slot             string
-	serveEnvironment []string
+	prod          *pgtest.Cluster
+	own, fromProd string // what the sandbox's table says in the two states
+	slot          string
 }
 
 const whoAmI = "SELECT who FROM identity"
