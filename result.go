@@ -16,4 +16,6 @@ type Result struct {
 	Rules        []PlanLine `json:"rules,omitempty"`
 	NotReapplied []string   `json:"not_reapplied,omitempty"`
 	Findings     []Finding  `json:"findings,omitempty"`
+	// Checklist is what the packs leave for people to do.
+	Checklist []string `json:"checklist,omitempty"`
 }

@@ -52,7 +52,7 @@ func newRoot(a *app) *cobra.Command {
 		return usage("See `"+c.CommandPath()+" --help`.", "%s.", upperFirst(err.Error()))
 	})
 	root.AddCommand(newInit(a), newServe(a), newApply(a), newEnv(a), newConnect(a), newRecord(a), newWindow(a), newMoment(a), newCommits(a),
-		newRestore(a), newRefresh(a), newUndo(a), newRelease(a), newPeek(a), newVolume(a), newOps(a), newRepo(a), newDoctor(a), newDemo(a), newVersion(a))
+		newRestore(a), newRefresh(a), newUndo(a), newRelease(a), newPeek(a), newVolume(a), newOps(a), newPack(a), newRepo(a), newDoctor(a), newDemo(a), newVersion(a))
 	return root
 }
 

@@ -234,6 +234,9 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location) error {
 	if len(r.NotReapplied) > 0 {
 		fmt.Fprintf(w, "What of %s could not be given to the copy:\n  %s\n", o.Environment, strings.Join(r.NotReapplied, "\n  "))
 	}
+	if len(r.Checklist) > 0 {
+		fmt.Fprintf(w, "Left to do:\n  %s\n", strings.Join(r.Checklist, "\n  "))
+	}
 	findings(w, "  ", r.Findings)
 	return nil
 }

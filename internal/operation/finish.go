@@ -62,6 +62,17 @@ func (h *Host) sumUp(ctx context.Context, run *engine.Run) error {
 		}
 	}
 	result.NotReapplied = report.NotReapplied
+	if run.Request.Kind == sandglass.KindRestore || run.Request.Kind == sandglass.KindRefresh {
+		_, source, err := h.environments(ctx, run.Request)
+		if err != nil {
+			return err
+		}
+		packs, err := h.packsOf(target.Declaration)
+		if err != nil {
+			return err
+		}
+		result.Checklist = checklist(packs, source.Declaration.Name, target.Declaration.Name)
+	}
 	if run.Operation.Plan != nil {
 		result.Findings = run.Operation.Plan.Findings
 	}

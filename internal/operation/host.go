@@ -48,7 +48,9 @@ type Host struct {
 	Helper string
 	// Folders are searched for PostgreSQL binaries before the usual places.
 	Folders []string
-	Log     *slog.Logger
+	// Packs is the folder of the team's own packs; it may be missing.
+	Packs string
+	Log   *slog.Logger
 
 	locks locks
 }

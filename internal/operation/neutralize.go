@@ -38,7 +38,11 @@ func (h *Host) copyOf(ctx context.Context, run *engine.Run) (policy.Staging, pol
 	}
 	p.Close()
 	target, origin, err := h.environments(ctx, run.Request)
-	in := policy.Input{Run: run.Operation.ID, Source: origin.Declaration, Environment: target.Declaration, Progress: run.Progress}
+	if err != nil {
+		return policy.Staging{}, policy.Input{}, db.Environment{}, err
+	}
+	packs, err := h.packsOf(target.Declaration)
+	in := policy.Input{Run: run.Operation.ID, Source: origin.Declaration, Environment: target.Declaration, Packs: packs, Moment: momentText(run.Operation), Progress: run.Progress}
 	return policyServer(c, run.Log), in, target, err
 }
 
@@ -101,7 +105,7 @@ func (h *Host) neutralize(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	for _, r := range report.Rules {
-		run.Log.Info("rule", "rule", r.Rule, "database", r.Database, "rows", r.Rows, "seconds", r.Seconds, "notes", strings.Join(r.Notes, "; "))
+		run.Log.Info("rule", "rule", r.Rule, "database", r.Database, "rows", r.Rows, "seen", r.Seen, "seconds", r.Seconds, "notes", strings.Join(r.Notes, "; "))
 	}
 	for _, what := range report.NotReapplied {
 		run.Log.Warn("not given to the copy", "what", what)

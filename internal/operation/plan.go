@@ -20,6 +20,7 @@ import (
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
+	"sandglass/internal/pack"
 	"sandglass/internal/policy"
 	"sandglass/internal/preflight"
 	"sandglass/internal/server"
@@ -89,7 +90,14 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 		facts.Running = true // a peek has no target that could be down
 	}
 	plan.Findings = append(plan.Findings, preflight.Check(facts)...)
-	h.lines(&plan, m, facts, r, target)
+	var packs []pack.Pack
+	if r.Kind != sandglass.KindPeek {
+		if packs, err = h.packsOf(target.Declaration); err != nil {
+			return plan, m, err
+		}
+		plan.Findings = append(plan.Findings, packFindings(packs, facts)...)
+	}
+	h.lines(&plan, m, facts, r, target, packs)
 	return plan, m, nil
 }
 
@@ -291,7 +299,7 @@ func databaseFacts(plan *sandglass.Plan, f *preflight.Facts) error {
 }
 
 // lines says in people's words what will be done, and what is not copied.
-func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandglass.Request, target db.Environment) {
+func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandglass.Request, target db.Environment, packs []pack.Pack) {
 	if plan.Range == nil {
 		return
 	}
@@ -307,7 +315,7 @@ func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandgl
 		add(sandglass.PlanLine{Step: "open", What: "Open the sealed copy, un-neutralized and read-only, over a private Unix socket.", Seconds: 1})
 		return
 	}
-	in := policy.Input{Source: f.Source, Environment: f.Target}
+	in := policy.Input{Source: f.Source, Environment: f.Target, Packs: packs}
 	if f.Running {
 		in.Target = &policy.Target{}
 	}
@@ -327,23 +335,12 @@ func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandgl
 	if !f.Empty {
 		add(sandglass.PlanLine{Step: "finish", What: fmt.Sprintf("Keep the state before for undo, for %s.", f.Target.Server.Keep)})
 	}
-	plan.NotCopied = append(plan.NotCopied, notCopied(f)...)
-}
-
-// notCopied is what a copy of a cluster does not bring along, whatever the application.
-func notCopied(f preflight.Facts) []sandglass.PlanLine {
-	out := []sandglass.PlanLine{
-		{What: "Passwords and logins of " + f.Source.Name, Why: "Its roles come along without a login; those of " + f.Target.Name + " keep theirs."},
-		{What: "Settings of the server, of databases and of roles", Why: "The sandbox keeps its own."},
-		{What: "Subscriptions, foreign servers' addresses, user mappings, scheduled jobs", Why: "The copy must reach nobody."},
-		{What: "Prepared transactions, replication slots and origins", Why: "They belong to production."},
-		{What: "Contents of unlogged tables", Why: "PostgreSQL empties them in every recovery."},
-		{What: "Files outside the database", Why: "Sandglass copies the cluster only."},
+	for i, p := range packs {
+		plan.NotCopied = append(plan.NotCopied, notCopied(p, f)...)
+		if i == 0 && len(f.Dropped) > 0 {
+			plan.NotCopied = append(plan.NotCopied, sandglass.PlanLine{What: "Databases " + strings.Join(f.Dropped, ", "), Why: "No role of " + f.Target.Name + " names them."})
+		}
 	}
-	if len(f.Dropped) > 0 {
-		out = append(out, sandglass.PlanLine{What: "Databases " + strings.Join(f.Dropped, ", "), Why: "No role of " + f.Target.Name + " names them."})
-	}
-	return out
 }
 
 func (h *Host) planUndo(ctx context.Context, r sandglass.Request) (sandglass.Plan, error) {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -273,6 +274,14 @@ func makeRecords(ctx context.Context, tx pgx.Tx, in Input) error {
 	if _, err := tx.Exec(ctx, `INSERT INTO sandglass.origin (operation, source, target, moment, policies) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
 		in.Run, in.Source.Name, in.Environment.Name, in.Moment, policies); err != nil {
 		return fmt.Errorf("note the origin: %w", err)
+	}
+	var before []string
+	if err := tx.QueryRow(ctx, `SELECT policies FROM sandglass.origin WHERE operation = $1`, in.Run).Scan(&before); err != nil {
+		return fmt.Errorf("read the origin: %w", err)
+	}
+	if !slices.Equal(before, policies) {
+		return &sandglass.Error{Code: CodePolicyChanged, Op: "neutralize", Message: fmt.Sprintf("A pack was changed while the restore ran: it began with %s, now there is %s.", strings.Join(before, ", "), strings.Join(policies, ", ")),
+			Remedy: "The copy is discarded and the sandbox is as it was. Start the restore again."}
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ import (
 const (
 	CodeTableMissing    sandglass.Code = "policy.table_missing"
 	CodeColumnMissing   sandglass.Code = "policy.column_missing"
-	CodeTableUnfit      sandglass.Code = "policy.table_unfit"      // a view, a foreign table, a generated column
+	CodeTableUnfit      sandglass.Code = "policy.table_unfit" // a view, a foreign table, a generated column
+	CodePolicyChanged   sandglass.Code = "policy.changed"
 	CodeTableReferenced sandglass.Code = "policy.table_referenced" // by rows that no rule empties
 )
 
@@ -69,15 +70,15 @@ func (in Input) packDatabases() []string {
 }
 
 func packRule(p pack.Pack, r pack.Rule, database string) rule {
-	return rule{name: p.Name + "/" + r.Name, what: describeRule(r, database), why: r.Why, database: database,
+	return rule{name: p.Name + "/" + r.Name, what: DescribeRule(r, database), why: r.Why, database: database,
 		tx: func(ctx context.Context, j *job, tx pgx.Tx, o *outcome) error {
 			a := &act{job: j, tx: tx, pack: p, rule: r, out: o}
 			return a.do(ctx)
 		}}
 }
 
-// describeRule says in one line what a rule does.
-func describeRule(r pack.Rule, database string) string {
+// DescribeRule says in one line what a rule does.
+func DescribeRule(r pack.Rule, database string) string {
 	what := map[string]string{"set": "set " + strings.Join(r.Columns(), ", "), "clear": "clear " + strings.Join(r.Columns(), ", "),
 		"empty": "remove all rows", "delete": "remove rows", "insert": "add rows"}[r.Action()]
 	line := r.Table + ": " + what

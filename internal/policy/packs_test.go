@@ -177,6 +177,10 @@ func TestPackRefusals(t *testing.T) {
 	if strings.Contains(stops, "own/optional") {
 		t.Error("an optional question failed")
 	}
+	in.Packs = []pack.Pack{ownPack(t, "rules:\n"+ownRule("another", "part", "clear: [mail]"))}
+	if _, err := policy.Neutralize(t.Context(), st, in); sandglass.CodeOf(err) != policy.CodePolicyChanged {
+		t.Errorf("a pack that was changed in between: %v", err)
+	}
 	in.Environment.Databases = map[string]string{"other": "shop"}
 	if _, err := policy.Neutralize(t.Context(), st, in); sandglass.CodeOf(err) != pack.CodeRoleMissing {
 		t.Errorf("a pack whose role the environment lacks: %v", err)

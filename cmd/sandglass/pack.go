@@ -1,0 +1,170 @@
+package main
+
+// sandglass pack: list, show and check packs. Packs are files of this binary and of the state folder; no server is asked.
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sandglass"
+	"sandglass/internal/pack"
+	"sandglass/internal/policy"
+)
+
+func newPack(a *app) *cobra.Command {
+	return group("pack", "List, show and check packs: what Sandglass knows of an application", newPackList(a), newPackShow(a), newPackCheck(a))
+}
+
+// packFolder is where the team's own packs are.
+func (a *app) packFolder() (string, error) {
+	state, err := a.stateFolder()
+	return filepath.Join(state, "packs"), err
+}
+
+func (a *app) packNames(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	if dir, err := a.packFolder(); err == nil {
+		names, _ = pack.Names(dir) // a completion that can't be had is not worth a message
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func newPackList(a *app) *cobra.Command {
+	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List packs", Args: takes(), RunE: func(*cobra.Command, []string) error {
+		dir, err := a.packFolder()
+		if err != nil {
+			return err
+		}
+		names, err := pack.Names(dir)
+		if err != nil {
+			return err
+		}
+		var all []pack.Pack
+		for _, name := range names {
+			p, err := pack.Open(dir, name)
+			if err != nil {
+				return err
+			}
+			all = append(all, p)
+		}
+		return a.print(all, func(w io.Writer) error {
+			var rows [][]string
+			for _, p := range all {
+				from := filepath.Join(dir, p.Name)
+				if p.Shipped {
+					from = "shipped"
+				}
+				rules := strconv.Itoa(len(p.Rules))
+				if p.Name == pack.Always {
+					rules = "built in"
+				}
+				rows = append(rows, []string{p.Name, strconv.Itoa(p.Version), rules, strconv.Itoa(len(p.Assertions)), from, p.What})
+			}
+			return table(w, []string{"name", "version", "rules", "assertions", "from", "of"}, rows)
+		})
+	}}
+}
+
+func newPackShow(a *app) *cobra.Command {
+	return &cobra.Command{Use: "show PACK", Short: "Show what a pack does, proves and leaves to people", Args: takes("PACK"), ValidArgsFunction: a.packNames,
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.packFolder()
+			if err != nil {
+				return err
+			}
+			p, err := pack.Open(dir, args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(p, func(w io.Writer) error { return showPack(w, p) })
+		}}
+}
+
+// showPack writes a pack for people. The databases are named by their roles: no environment is meant.
+func showPack(w io.Writer, p pack.Pack) error {
+	e := sandglass.Environment{Name: "the sandbox", Databases: map[string]string{}}
+	for role := range p.Databases {
+		e.Databases[role] = role
+	}
+	in := policy.Input{Source: sandglass.Environment{Name: "the source"}, Environment: e, Target: &policy.Target{}}
+	if p.Name != pack.Always {
+		in.Packs = []pack.Pack{p}
+	}
+	fmt.Fprintf(w, "%s: %s\n", p.Policy(), p.What)
+	section := func(title string, lines [][2]string) {
+		if len(lines) > 0 {
+			fmt.Fprintf(w, "\n%s\n", title)
+		}
+		for _, l := range lines {
+			fmt.Fprintf(w, "  %s\n", l[0])
+			if l[1] != "" {
+				fmt.Fprintf(w, "      %s\n", l[1])
+			}
+		}
+	}
+	var rules, asserted, quiet, not, left [][2]string
+	if p.Name == pack.Always {
+		for _, l := range policy.Describe(in, nil) {
+			rules = append(rules, [2]string{l.What, l.Why})
+		}
+	}
+	for _, r := range p.Rules {
+		optional := ""
+		if !r.Must() {
+			optional = ", where there is one"
+		}
+		rules = append(rules, [2]string{r.Name + ": " + policy.DescribeRule(r, r.Database+optional), r.Why})
+	}
+	for _, q := range p.Assertions {
+		asserted = append(asserted, [2]string{q.Name + ": " + strings.Join(strings.Fields(q.Query), " ") + " gives " + q.Expect, ""})
+	}
+	for _, q := range p.Quiesce {
+		quiet = append(quiet, [2]string{q.Name + ": " + strings.Join(strings.Fields(q.Query), " ") + " gives " + q.Expect, q.Why})
+	}
+	for _, t := range p.NotCopied {
+		t = t.For("the source", "the sandbox")
+		not = append(not, [2]string{t.What, t.Why})
+	}
+	for _, t := range p.Checklist {
+		left = append(left, [2]string{t.For("the source", "the sandbox").What, t.Why})
+	}
+	section("Rules", rules)
+	section("Assertions", asserted)
+	section("Quiet at the moment", quiet)
+	section("Not copied", not)
+	section("Left to do", left)
+	return nil
+}
+
+func newPackCheck(a *app) *cobra.Command {
+	return &cobra.Command{Use: "check PACK|FOLDER", Short: "Read a pack and say what is wrong with it", Args: takes("PACK|FOLDER"),
+		Long: "Reads a pack, or a folder that is to become one, and says what is wrong with it. Its SQL is not run: tables and\ncolumns are looked at by the inspect step of a restore, before anything is changed.",
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.packFolder()
+			if err != nil {
+				return err
+			}
+			var p pack.Pack
+			if info, err := os.Stat(args[0]); err == nil && info.IsDir() && strings.ContainsAny(args[0], "/.") {
+				full, err := filepath.Abs(args[0])
+				if err != nil {
+					return fmt.Errorf("find %s: %w", args[0], err)
+				}
+				if p, err = pack.Read(os.DirFS(full), filepath.Base(full)); err != nil {
+					return err
+				}
+			} else if p, err = pack.Open(dir, args[0]); err != nil {
+				return err
+			}
+			return a.print(p, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s is well-formed: %d rules, %d assertions, %d quiesce checks.\n", p.Policy(), len(p.Rules), len(p.Assertions), len(p.Quiesce))
+				return err
+			})
+		}}
+}
