@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -47,10 +48,13 @@ func run(ctx context.Context) int {
 	flag.StringVar(&b.binary, "sandglass", "bin/sandglass", "the binary to measure")
 	flag.TextVar(&b.size, "size", b.size, "of the pgbench database")
 	flag.IntVar(&b.runs, "runs", 5, "of each measurement; the median counts")
-	flag.IntVar(&b.pairs, "pairs", 20, "of the recording cost, interleaved with pg_receivewal")
+	flag.IntVar(&b.pairs, "pairs", 0, "of the recording cost, interleaved with pg_receivewal; 0: four times -runs")
 	flag.IntVar(&b.seconds, "seconds", 10, "of pgbench in each half of a pair, and twice that of WAL to replay")
 	flag.StringVar(&b.only, "only", "image,restore,cutover,cost", "what to measure")
 	flag.Parse()
+	if b.pairs == 0 {
+		b.pairs = 4 * b.runs
+	}
 	if err := b.all(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
@@ -115,16 +119,19 @@ func (b *bench) system(ctx context.Context) (s *systest.System, image time.Durat
 	return s, time.Since(begin), err
 }
 
-// remove ends an installation and drops its slot.
+// remove ends an installation and drops its slot, also after the run was interrupted.
 func (b *bench) remove(ctx context.Context, s *systest.System) error {
 	if s == nil {
 		return nil
 	}
-	b.peak(s)
-	if r := s.Run(ctx, "record", "stop", "prod", "--yes"); r.Exit != 0 {
-		return fmt.Errorf("record stop: %s%s", r.Stdout, r.Stderr)
+	var err error
+	if s.Serving() {
+		b.peak(s)
+		if r := s.Run(context.WithoutCancel(ctx), "record", "stop", "prod", "--yes"); r.Exit != 0 {
+			err = fmt.Errorf("record stop: %s%s", r.Stdout, r.Stderr)
+		}
 	}
-	return s.Remove()
+	return errors.Join(err, s.Remove())
 }
 
 // peak keeps the most memory that any `serve` of the run had resident.

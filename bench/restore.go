@@ -41,18 +41,24 @@ func (b *bench) restore(ctx context.Context) (err error) {
 	}
 	var ours, theirs, plans []time.Duration
 	for i := range b.runs {
-		peer, err := b.pgbackrestRestore(ctx)
-		if err != nil {
-			return err
-		}
 		took, err := b.plan(ctx, s)
 		if err != nil {
 			return err
 		}
 		plans = append(plans, took)
-		op, err := s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest})
-		if err != nil {
-			return err
+		var peer time.Duration
+		var op sandglass.Operation
+		halves := []func() error{
+			func() (err error) { peer, err = b.pgbackrestRestore(ctx); return err },
+			func() (err error) {
+				op, err = s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest})
+				return err
+			},
+		}
+		for j := range 2 { // in turn, which comes first
+			if err := halves[(i+j)%2](); err != nil {
+				return err
+			}
 		}
 		promoted, ok := until(op, "recover")
 		if !ok {
