@@ -46,7 +46,7 @@ func (c *Config) startMetadata(ctx context.Context, owner server.Owner) (string,
 	}
 	if _, err := os.Stat(filepath.Join(config.Data, "PG_VERSION")); errors.Is(err, fs.ErrNotExist) {
 		c.Log.Info("making the metadata cluster", "folder", config.Data, "major", config.Binaries.Major)
-		if err := server.InitDB(ctx, config, server.InitOptions{}); err != nil {
+		if err := makeMetadata(ctx, config); err != nil {
 			return "", nil, err
 		}
 	}
@@ -72,6 +72,26 @@ func (c *Config) startMetadata(ctx context.Context, owner server.Owner) (string,
 	u := url.URL{Scheme: "postgres", User: url.User(server.Role), Path: "/postgres",
 		RawQuery: url.Values{"host": {config.Run}, "port": {strconv.Itoa(server.Port)}, "application_name": {"sandglass"}}.Encode()}
 	return u.String(), stop, nil
+}
+
+// makeMetadata makes the cluster beside its place and moves it there, so that one that is there is whole,
+// whenever an earlier life of ours was killed.
+func makeMetadata(ctx context.Context, config server.Config) error {
+	data := config.Data
+	config.Data += ".new"
+	if err := server.Discard(ctx, config); err != nil { // initdb outlives us
+		return err
+	}
+	if err := os.RemoveAll(config.Data); err != nil {
+		return fmt.Errorf("make metadata cluster: %w", err)
+	}
+	if err := server.InitDB(ctx, config, server.InitOptions{}); err != nil {
+		return err
+	}
+	if err := os.Rename(config.Data, data); err != nil {
+		return fmt.Errorf("make metadata cluster: %w", err)
+	}
+	return nil
 }
 
 // metadataConfig pins the major that the cluster was made with.
