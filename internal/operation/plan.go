@@ -113,7 +113,7 @@ func (h *Host) imageFacts(ctx context.Context, m *memory, f *preflight.Facts) er
 		}
 	}
 	images, err := h.Repository.Images(ctx, m.Range.Environment, m.Range.Incarnation)
-	if err != nil {
+	if err != nil && sandglass.CodeOf(err) != sandglass.CodeRepositoryDamaged { // damage to others; ours was read a moment ago
 		return err
 	}
 	for _, img := range images {

@@ -74,6 +74,11 @@ func (r *Recorder) open(ctx context.Context) (sandglass.Incarnation, error) {
 func (r *Recorder) find(ctx context.Context, inc sandglass.Incarnation) (position, error) {
 	p := position{inc: inc}
 	images, err := r.repo.Images(ctx, r.env.Name, inc.ID)
+	if sandglass.CodeOf(err) == sandglass.CodeRepositoryDamaged {
+		// Recording goes on, and without an image that can be read it begins with a new one.
+		r.log.Error("the manifest of an image is damaged; see `sandglass repo verify`", "error", err)
+		err = nil
+	}
 	if err != nil {
 		return p, fmt.Errorf("find position: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"time"
 
 	"sandglass"
 	"sandglass/internal/repo"
@@ -50,8 +51,12 @@ func branches(ctx context.Context, r Repository, env string, inc sandglass.Incar
 		return nil, err
 	}
 	images, err := r.Images(ctx, env, inc.ID)
-	if err != nil {
+	// A damaged manifest costs its own image; what the others reach stays reachable.
+	if err != nil && (len(images) == 0 || sandglass.CodeOf(err) != sandglass.CodeRepositoryDamaged) {
 		return nil, fmt.Errorf("read images: %w", err)
+	}
+	for i := range images {
+		images[i].Ended = wholeMicrosecond(images[i].Ended)
 	}
 	all := join(stretches, switches, inc.SegmentSize)
 	var usable []*branch
@@ -69,6 +74,11 @@ func branches(ctx context.Context, r Repository, env string, inc sandglass.Incar
 		}
 	}
 	return usable, nil
+}
+
+// wholeMicrosecond is the first time not before t that can be asked for: PostgreSQL keeps microseconds.
+func wholeMicrosecond(t time.Time) time.Time {
+	return t.Add(time.Microsecond - time.Nanosecond).Truncate(time.Microsecond)
 }
 
 // stretch is a run of neighbouring segments of one timeline.
