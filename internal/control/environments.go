@@ -320,9 +320,8 @@ func (c peeks) Peeks(ctx context.Context) ([]sandglass.Peek, error) {
 	out := make([]sandglass.Peek, 0, len(open))
 	for _, o := range open {
 		p, err := c.peek(ctx, o)
-		if err != nil { // its server has ended; the supervisor closes it
+		if err != nil { // its server has ended or is slow; its copy is there until the supervisor has removed it
 			c.Log.Warn("a peek can't be reached", "operation", o.ID, "error", err)
-			continue
 		}
 		out = append(out, p)
 	}
