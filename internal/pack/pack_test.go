@@ -168,3 +168,17 @@ func TestFolders(t *testing.T) {
 		}
 	}
 }
+
+// The example in the documentation is a pack.
+func TestDocumentedExample(t *testing.T) {
+	text, err := os.ReadFile("../../docs/PACKS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "    pack: shop")
+	example, _, _ := strings.Cut("    pack: shop"+rest, "\n## ")
+	p, err := pack.Read(fstest.MapFS{"pack.yaml": {Data: []byte(strings.ReplaceAll(strings.TrimPrefix(example, "    "), "\n    ", "\n"))}}, "shop")
+	if err != nil || len(p.Rules) != 1 || len(p.Assertions) != 1 || len(p.Checklist) != 1 || p.Versions[0].Target != "equal" {
+		t.Errorf("%+v %v", p, err)
+	}
+}

@@ -1,0 +1,112 @@
+package test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sandglass"
+)
+
+// A restore with packs: the application's rules and the team's own are applied before anybody sees
+// the copy, production's secrets are nowhere in its files, and an assertion that fails leaves the
+// sandbox as it was.
+func TestPacks(t *testing.T) {
+	ctx := t.Context()
+	fixture, err := os.ReadFile("../internal/policy/testdata/finops.sql")
+	must(t, err)
+	prod := production(t, nil)
+	prod.Exec(t, "postgres", "CREATE DATABASE axdb")
+	prod.Exec(t, "axdb", string(fixture), "CREATE TABLE goods (id int, note text); INSERT INTO goods VALUES (1, 'secret-note')")
+	s := newSystem(t)
+	own := filepath.Join(s.State(), "packs", "shop")
+	must(t, os.MkdirAll(own, 0o755))
+	write := func(assertion string) {
+		t.Helper()
+		must(t, os.WriteFile(filepath.Join(own, "pack.yaml"), []byte("pack: shop\nversion: 1\ndatabases:\n  business:\n    what: the shop\nrules:\n"+
+			"  - name: notes\n    why: they are private\n    database: business\n    table: goods\n    clear: [note]\n"+
+			"assertions:\n  - name: goods\n    why: a test\n    database: business\n    query: SELECT count(*) FROM public.goods\n    expect: "+assertion+"\n"+
+			"checklist:\n  - what: Look at the goods of {target}, from {source}.\n"), 0o644))
+	}
+	write("1")
+	must(t, s.Record(ctx, "prod", prod, func(e *sandglass.Environment) {
+		e.Databases = map[string]string{"business": "axdb"}
+		e.Versions = map[string]string{"application": "10.0.38", "platform": "62", "reporting": "10.0.38"}
+	}))
+	declare := func(versions map[string]string) func(*sandglass.Environment) {
+		return func(e *sandglass.Environment) {
+			e.Databases, e.Versions = map[string]string{"business": "axdb_uat"}, versions
+			e.Packs = []string{"dynamics365-finops", "shop"}
+		}
+	}
+	_, err = s.Sandbox(ctx, "uat", "prod", declare(map[string]string{"application": "10.0.38", "platform": "62", "reporting": "10.0.38"}))
+	must(t, err)
+	_, err = s.Sandbox(ctx, "older", "prod", declare(map[string]string{"application": "10.0.37", "platform": "62", "reporting": "10.0.38"}))
+	must(t, err)
+	if _, err := s.Sandbox(ctx, "other", "prod", func(e *sandglass.Environment) { e.Packs = []string{"nothing"} }); sandglass.CodeOf(err) != "pack.not_found" {
+		t.Errorf("a pack that is not there: %v", err)
+	}
+
+	op, err := s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest})
+	must(t, err)
+	var told []string
+	for _, l := range op.Plan.NotCopied {
+		told = append(told, l.What+" "+l.Why)
+	}
+	for _, want := range []string{"Passwords and logins of prod", "Nothing is sent from uat to real people.", "A copy is not for production reporting", "Files outside the database"} {
+		if !strings.Contains(strings.Join(told, "\n"), want) {
+			t.Errorf("the plan does not say %q", want)
+		}
+	}
+	var result sandglass.Result
+	must(t, json.Unmarshal(op.Result, &result))
+	if list := strings.Join(result.Checklist, "\n"); !strings.Contains(list, "Look at the goods of uat, from prod.") || !strings.Contains(list, "batch servers of uat") {
+		t.Errorf("checklist: %s", list)
+	}
+	for _, row := range []struct{ what, sql, want string }{
+		{"withheld jobs", "SELECT count(*)::text FROM batchjob WHERE status IN (1, 2, 5, 7)", "0"},
+		{"other rows", "SELECT count(*)::text FROM batchjob", "9"},
+		{"the team's own rule", "SELECT coalesce(note, 'none') FROM goods", "none"},
+		{"the origin", "SELECT source || ' ' || cardinality(policies) FROM sandglass.origin", "prod 3"},
+	} {
+		if got, err := s.Query(ctx, "uat", "axdb_uat", row.sql); err != nil || got != row.want {
+			t.Errorf("%s: %s, want %s (%v)", row.what, got, row.want, err)
+		}
+	}
+	if found := filesWith(t, filepath.Join(s.State(), "volumes"), "secret-"); found != nil {
+		t.Errorf("secrets of production are in %v", found)
+	}
+
+	if _, err := s.Restore(ctx, "older", sandglass.Moment{Kind: sandglass.AtLatest}); sandglass.CodeOf(err) != "pack.version" {
+		t.Errorf("an older sandbox: %v", err)
+	}
+	before, err := s.Query(ctx, "uat", "axdb_uat", "SELECT operation FROM sandglass.origin")
+	must(t, err)
+	write("2")
+	if _, err := s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest}); sandglass.CodeOf(err) != "proof.shop/goods" {
+		t.Errorf("an assertion that fails: %v", err)
+	}
+	if now, err := s.Query(ctx, "uat", "axdb_uat", "SELECT operation FROM sandglass.origin"); err != nil || now != before {
+		t.Errorf("after the failure the sandbox shows %s, before %s (%v)", now, before, err)
+	}
+}
+
+// filesWith are the files below dir that hold the text.
+func filesWith(t *testing.T, dir, text string) (found []string) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(text)) {
+			found = append(found, strings.TrimPrefix(path, dir))
+		}
+		return err
+	}))
+	return found
+}
