@@ -111,7 +111,11 @@ func (a *app) moment(ctx context.Context, name string, f momentFlags) error {
 		return err
 	}
 	return a.print(r, func(w io.Writer) error {
-		fmt.Fprintf(w, "%s of %s can be restored.\n\n", upperFirst(momentText(m, zone)), name)
+		subject := upperFirst(momentText(m, zone))
+		if m.Kind == sandglass.AtLatest {
+			subject = "The latest moment"
+		}
+		fmt.Fprintf(w, "%s of %s can be restored.\n\n", subject, name)
 		return columns(w, "  ", rangeRows(r, zone))
 	})
 }

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 
 	"sandglass"
 )
@@ -67,8 +70,17 @@ func planTitle(r sandglass.Request, p sandglass.Plan, zone *time.Location) strin
 	return upperFirst(string(r.Kind)) + " " + r.Environment
 }
 
-// textWidth is how wide running text is, in characters.
+// textWidth is how wide running text is, in characters; less on a terminal that is narrower.
 const textWidth = 100
+
+func widthOf(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+			return min(textWidth, max(width, textWidth/2))
+		}
+	}
+	return textWidth
+}
 
 // planLines writes plan lines: the step, named once, then what and why, how much and how long.
 func planLines(w io.Writer, lines []sandglass.PlanLine) {
@@ -95,7 +107,7 @@ func planLines(w io.Writer, lines []sandglass.PlanLine) {
 			head = fmt.Sprintf("  %-*s  ", widest, step)
 		}
 		hanging := strings.Repeat(" ", len(head)+2)
-		for i, line := range wrap(text, textWidth-len(hanging)) {
+		for i, line := range wrap(text, widthOf(w)-len(hanging)) {
 			if i > 0 {
 				head = hanging
 			}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,10 +99,18 @@ func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 boo
 		return err
 	}
 	fmt.Fprintf(out, "Window of %s\n\n", w.Environment)
-	rows := [][]string{{"earliest", utc(w.Earliest), local(w.Earliest, zone), "LSN " + w.EarliestLSN.String()}}
+	narrow := widthOf(out) < textWidth
+	instant := func(name string, t time.Time, at sandglass.LSN) [][]string {
+		if narrow {
+			return [][]string{{name, both(t, zone)}, {"", "LSN " + at.String()}}
+		}
+		return [][]string{{name, utc(t), local(t, zone), "LSN " + at.String()}}
+	}
+	rows := instant("earliest", w.Earliest, w.EarliestLSN)
 	settled := !w.Latest.Before(w.Earliest)
 	if settled {
-		rows = append(rows, []string{"latest", utc(w.Latest), local(w.Latest, zone), "LSN " + w.LatestLSN.String()}, []string{"length", span(w.Latest.Sub(w.Earliest))})
+		rows = append(rows, instant("latest", w.Latest, w.LatestLSN)...)
+		rows = append(rows, []string{"length", span(w.Latest.Sub(w.Earliest))})
 	} else {
 		rows = append(rows, []string{"latest", "none is settled yet"})
 	}
@@ -127,7 +136,12 @@ func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 boo
 	fmt.Fprintf(out, "\nImages\n")
 	rows = nil
 	for _, i := range w.Images {
-		rows = append(rows, []string{utc(i.Ended), local(i.Ended, zone), sandglass.Bytes(i.Bytes).String(), "stored " + sandglass.Bytes(i.StoredBytes).String(), "timeline " + strconv.Itoa(int(i.Timeline)), string(i.ID)})
+		what := []string{sandglass.Bytes(i.Bytes).String(), "stored " + sandglass.Bytes(i.StoredBytes).String(), "timeline " + strconv.Itoa(int(i.Timeline)), string(i.ID)}
+		if narrow {
+			fmt.Fprintf(out, "  %s\n    %s\n", both(i.Ended, zone), strings.Join(what, ", "))
+			continue
+		}
+		rows = append(rows, append([]string{utc(i.Ended), local(i.Ended, zone)}, what...))
 	}
 	return columns(out, "  ", rows)
 }
