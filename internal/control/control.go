@@ -95,15 +95,21 @@ func Run(ctx context.Context, c Config) error {
 // folders makes the state folder's parts. Servers' owner passes through the state folder, and reads nothing in it.
 func (c *Config) folders() error {
 	if err := os.MkdirAll(c.State, 0o711); err != nil {
-		return fmt.Errorf("make state folder: %w", err)
+		return stateError(err)
 	}
 	for name, mode := range map[string]os.FileMode{"bin": 0o755, "ops": 0o700, "recorder": 0o700, "volumes": 0o711, "meta": 0o711} {
 		path := filepath.Join(c.State, name)
 		if err := errors.Join(os.MkdirAll(path, mode), os.Chmod(path, mode)); err != nil {
-			return fmt.Errorf("make state folder: %w", err)
+			return stateError(err)
 		}
 	}
 	return c.copyExecutable()
+}
+
+// stateError is of a state folder that can't be written.
+func stateError(err error) error {
+	return &sandglass.Error{Code: sandglass.CodeConfig, Op: "prepare state folder", Err: err,
+		Message: fmt.Sprintf("The state folder can't be used: %v.", err), Remedy: "Run `sandglass serve` as its owner, on a disk that can be written, or name another with --state."}
 }
 
 // copyExecutable puts our binary where servers' owner can execute it, under a name of its content's

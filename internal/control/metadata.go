@@ -24,7 +24,7 @@ import (
 func (c *Config) lock() (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(c.State, "serve.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock state folder: %w", err)
+		return nil, stateError(err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()

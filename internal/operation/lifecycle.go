@@ -233,6 +233,10 @@ func (h *Host) DropVolume(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
+		if v.State == sandglass.VolumeGone {
+			return &sandglass.Error{Code: sandglass.CodeVolumeUnknown, Op: "drop volume",
+				Message: fmt.Sprintf("Volume %s is gone already.", id), Remedy: "`sandglass volume ls` lists those that are there."}
+		}
 		if v.State != sandglass.VolumeKept {
 			return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "drop volume",
 				Message: fmt.Sprintf("Volume %s is %s and can't be dropped.", id, v.State), Remedy: "Only kept states can be dropped: sandglass volume ls."}
