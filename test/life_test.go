@@ -107,8 +107,10 @@ func keptStateExpires(t *testing.T, c *crashSite, restore sandglass.Request) {
 	declare(t, c, func(e *sandglass.Environment) { e.Server.Keep = sandglass.Duration(time.Second) })
 	defer declare(t, c, func(e *sandglass.Environment) { e.Server.Keep = sandglass.Duration(time.Hour) })
 	succeeds(t, c.System, restore)
-	must(t, c.Await(t.Context(), 30*time.Second, "the kept state to go", func() (bool, error) {
-		return volumesOf(t, c)[sandglass.VolumeKept] == 0, nil
+	// Its row goes first, its folder after that.
+	must(t, c.Await(t.Context(), 30*time.Second, "the kept state and its folder to go", func() (bool, error) {
+		folders, err := os.ReadDir(c.State() + "/volumes")
+		return volumesOf(t, c)[sandglass.VolumeKept] == 0 && len(folders) == 1, err
 	}))
 	c.is(t, c.fromProd)
 	refused(t, c.System, 3, sandglass.CodeNothingToUndo, "undo", "uat", "--yes")
