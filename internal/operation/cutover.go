@@ -110,6 +110,9 @@ func (h *Host) closeOld(ctx context.Context, run *engine.Run, m *memory, target 
 			if err := old.Fence(stopping, "cutover"); err != nil {
 				return err
 			}
+			if err := h.sameRoles(stopping, c, m, time.Duration(target.Declaration.Server.CarryBudget)); err != nil {
+				return err
+			}
 			return old.Stop(stopping, server.Fast)
 		})
 	}

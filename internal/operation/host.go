@@ -97,10 +97,13 @@ type memory struct {
 	Bytes       int64  `json:"bytes,omitempty"`  // that the copy needs on the disk, at most
 	Volume      string `json:"volume,omitempty"` // the volume to cut over to; "" empties the sandbox
 	// Replaying is set before the first start of recovery, Recovered once the state was seen to be exact.
-	Replaying   bool                    `json:"replaying,omitempty"`
-	Recovered   bool                    `json:"recovered,omitempty"`
-	End         server.RecoveryEnd      `json:"end"`
-	Dropped     []string                `json:"dropped,omitempty"`
+	Replaying bool               `json:"replaying,omitempty"`
+	Recovered bool               `json:"recovered,omitempty"`
+	End       server.RecoveryEnd `json:"end"`
+	Dropped   []string           `json:"dropped,omitempty"`
+	// Carried is a digest of the sandbox's roles as the copy last got them; Closed is set before the policy's notes are removed.
+	Carried     string                  `json:"carried,omitempty"`
+	Closed      bool                    `json:"closed,omitempty"`
 	Previous    string                  `json:"previous,omitempty"` // the volume that was current before the cutover
 	Before      state                   `json:"before"`             // what else the environment's row said then
 	Incarnation sandglass.IncarnationID `json:"incarnation,omitempty"`

@@ -5,8 +5,13 @@ package operation
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"time"
 
+	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
 	"sandglass/internal/policy"
@@ -23,9 +28,14 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 	if err := h.stopStaging(ctx, run); err != nil { // of an attempt before
 		return err
 	}
-	st, _, target, err := h.copyOf(ctx, run)
+	st, in, target, err := h.copyOf(ctx, run)
 	if err != nil {
 		return err
+	}
+	if !m.Closed {
+		if err := h.carryRoles(ctx, run, st, in, target, &m); err != nil {
+			return err
+		}
 	}
 	if err := policy.Finish(ctx, st); err != nil {
 		return err
@@ -42,6 +52,62 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 		}
 	}
 	return h.tryOut(ctx, run, m, target)
+}
+
+// carryRoles applies once more, and proves, what the sandbox's people changed of their roles and rights
+// since neutralize. cutOver compares with what was read here, once nobody can change it any more.
+func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Staging, in policy.Input, target db.Environment, m *memory) (err error) {
+	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
+		return err
+	}
+	if _, err := policy.Neutralize(ctx, st, in); err != nil {
+		return err
+	}
+	findings, err := policy.Prove(ctx, st, in)
+	if err != nil {
+		return err
+	}
+	if err := h.judge(ctx, run, findings, nil); err != nil {
+		return err
+	}
+	m.Carried, m.Closed = digest(in.Target), true
+	return run.Save(ctx, *m)
+}
+
+// CodeCarryChanged is a sandbox whose roles changed in the last second before its cutover.
+const CodeCarryChanged sandglass.Code = "carry.changed"
+
+// digest tells whether two readings of a sandbox's roles are the same; "" is of none. Grants on objects
+// are left out: they come and go with the objects that clients make.
+func digest(t *policy.Target) string {
+	if t == nil {
+		return ""
+	}
+	text, err := json.Marshal([]any{t.Roles, t.Memberships, t.Settings})
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// sameRoles is 8c: what the fenced sandbox's people have of roles and settings must be what the copy was
+// given. A change in the last second is not lost but ends the cutover, which goes back.
+func (h *Host) sameRoles(ctx context.Context, c server.Config, m *memory, budget time.Duration) error {
+	if m.Carried == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	now, err := policy.ReadTarget(ctx, connector(c))
+	if err != nil {
+		return err
+	}
+	if digest(now) == m.Carried {
+		return nil
+	}
+	return &sandglass.Error{Code: CodeCarryChanged, Op: "carry over", Message: "Roles, passwords or settings of the sandbox were changed while it was about to be swapped; the copy does not have the change.",
+		Remedy: "The sandbox is as it was. Start the restore again once its roles are left alone."}
 }
 
 // rehearseKept is 8a of an undo: the kept state is started once, sealed, with the configuration of
