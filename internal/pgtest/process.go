@@ -54,7 +54,8 @@ func ProcessesOf(dir string) (found []Process) {
 		}
 		argv := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
 		cwd, _ := os.Readlink(filepath.Join(base, "cwd"))
-		if within(cwd, dir) || slices.ContainsFunc(argv, func(a string) bool { return strings.Contains(a+"/", dir+"/") }) && ours(argv[0], dir) {
+		named := slices.ContainsFunc(argv, func(a string) bool { return strings.Contains(a+"/", dir+"/") })
+		if within(cwd, dir) || (named || within(stateOf(base), dir)) && (ours(argv[0], dir) || sameBinary(base)) {
 			found = append(found, Process{pid, argv})
 		}
 	}
@@ -65,6 +66,27 @@ func ProcessesOf(dir string) (found []Process) {
 func ours(program, dir string) bool {
 	name := filepath.Base(program)
 	return within(program, dir) || name == "sandglass" || strings.HasPrefix(name, "postgres") || name == "postmaster"
+}
+
+// sameBinary says whether a process runs our own binary, whatever that is called.
+func sameBinary(proc string) bool {
+	theirs, err := os.Readlink(filepath.Join(proc, "exe"))
+	own, err2 := os.Executable()
+	return err == nil && err2 == nil && theirs == own
+}
+
+// stateOf is the state folder that a process was told of in its environment; "" for none.
+func stateOf(proc string) string {
+	environ, err := os.ReadFile(filepath.Join(proc, "environ"))
+	if err != nil {
+		return ""
+	}
+	for v := range strings.SplitSeq(string(environ), "\x00") {
+		if state, ok := strings.CutPrefix(v, "SANDGLASS_STATE="); ok {
+			return state
+		}
+	}
+	return ""
 }
 
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
