@@ -45,6 +45,9 @@ type Environment struct {
 	Retention Duration `json:"retention,omitempty" yaml:"retention"`
 	// Accept lists the codes of warnings and waivable refusals that are accepted beforehand.
 	Accept []Code `json:"accept,omitempty" yaml:"accept"`
+	// Hosts are names and addresses by which production is known, besides that of recording.connection. None
+	// of them is left in a copy (prove.leak).
+	Hosts []string `json:"hosts,omitempty" yaml:"hosts"`
 
 	// Recording is how the environment is recorded: always for a production, at will for a sandbox.
 	Recording *Recording `json:"recording,omitempty" yaml:"recording"`
@@ -98,6 +101,8 @@ type Server struct {
 	Health map[string][]string `json:"health,omitempty" yaml:"health"`
 	// CarryBudget bounds step 8c.
 	CarryBudget Duration `json:"carry_budget,omitempty" yaml:"carry_budget"`
+	// Synchronize are the sandbox's own migrations, run on the copy before anybody sees it; nil: none.
+	Synchronize *Synchronize `json:"synchronize,omitempty" yaml:"synchronize"`
 }
 
 var environmentName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
@@ -145,6 +150,9 @@ func (e Environment) WithDefaults() Environment {
 		}
 		if s.CarryBudget == 0 {
 			s.CarryBudget = Duration(DefaultCarryBudget)
+		}
+		if s.Synchronize != nil {
+			s.Synchronize = s.Synchronize.withDefaults()
 		}
 		e.Server = &s
 	}
@@ -200,6 +208,11 @@ func (e Environment) Validate() error {
 		}
 		if e.Server.Seal != "namespaces" && e.Server.Seal != "config-only" && e.Server.Seal != "" {
 			return bad("server.seal is namespaces or config-only.")
+		}
+		if s := e.Server.Synchronize; s != nil {
+			if wrong := s.wrong(e.Databases); wrong != "" {
+				return bad("%s", wrong)
+			}
 		}
 		if e.Recording != nil && e.Recording.Connection != "" {
 			return bad("a sandbox's recording takes no connection: Sandglass runs it and knows the way in.")
