@@ -31,7 +31,7 @@ func (r *Repository) BeginIncarnation(ctx context.Context, inc sandglass.Incarna
 	if _, _, _, err := parseBegin(baseName(key)); err != nil {
 		return fmt.Errorf("begin incarnation: %w", err)
 	}
-	inc.Ended, inc.EndReason = time.Time{}, ""
+	inc.Ended, inc.EndReason, inc.Away = time.Time{}, "", nil
 	return r.putJSON(ctx, key, inc)
 }
 
@@ -100,6 +100,9 @@ func (r *Repository) Incarnation(ctx context.Context, env string, id sandglass.I
 		err = r.readJSON(ctx, beginKey(inc), &inc)
 	}
 	if err != nil {
+		return inc, err
+	}
+	if inc.Away, err = r.absences(ctx, env, id); err != nil {
 		return inc, err
 	}
 	end := prefixOf(env, id) + "end"

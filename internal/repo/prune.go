@@ -217,7 +217,7 @@ func (r *Repository) prunable(ctx context.Context, c cut) func(yield func(Object
 		if !c.Whole {
 			return
 		}
-		for _, kind := range []string{"gap/", "history/", "end", "begin-"} {
+		for _, kind := range []string{"gap/", "away/", "history/", "end", "begin-"} {
 			for obj, err := range r.store.List(ctx, prefix+kind, "") {
 				if !yield(obj, err) || err != nil {
 					return

@@ -62,7 +62,7 @@ func (c *costs) of(ctx context.Context, key string, d *sandglass.Damage) error {
 	case strings.HasPrefix(kind, "begin-"):
 		d.From, d.To = past.inc.Began, past.inc.Ended
 		d.Costs = "Its incarnation can't be read: every moment of it is lost."
-	case kind == "end", kind == "gap":
+	case kind == "end", kind == "gap", kind == "away":
 		d.Costs = noMoment + " The window can't be drawn exactly until the object is back."
 	case kind == "history":
 		d.From, d.To = past.inc.Began, past.inc.Ended
