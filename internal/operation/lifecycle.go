@@ -29,10 +29,10 @@ func (h *Host) undoTarget(ctx context.Context, r sandglass.Request) (db.Environm
 		if !e.HasPrevious {
 			return e, db.Volume{}, nothingKept(e.Declaration.Name)
 		}
-		if e.Previous == "" {
-			return e, db.Volume{}, nil
-		}
 		id = e.Previous
+	}
+	if err := h.refuseLive(ctx, e); err != nil || id == "" {
+		return e, db.Volume{}, err
 	}
 	v, err := h.DB.Volume(ctx, id)
 	if err != nil {

@@ -224,39 +224,11 @@ func (h *Host) askTarget(ctx context.Context, c server.Config, f *preflight.Fact
 	if err != nil {
 		return fmt.Errorf("read who is connected: %w", err)
 	}
-	environments, err := h.DB.Environments(ctx)
-	if err != nil {
+	if f.RecordedHere, err = h.liveProduction(ctx, conn, f.Source.Name); err != nil {
 		return err
 	}
-	rows, err = conn.Query(ctx, `SELECT application_name FROM pg_stat_activity WHERE backend_type = 'walsender'`)
-	if err != nil {
-		return err
-	}
-	senders, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	for _, e := range environments {
-		if e.Declaration.Kind == sandglass.Production && slices.Contains(senders, "sandglass-"+e.Declaration.Name) {
-			f.RecordedHere = e.Declaration.Name
-		}
-	}
-	var standby bool
-	if err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&standby); err != nil {
-		return err
-	}
-	if standby && f.RecordedHere == "" {
-		f.RecordedHere = f.Source.Name
-	}
-	var signed int64
-	if err := conn.QueryRow(ctx, `SELECT system_identifier FROM pg_control_system()`).Scan(&signed); err == nil {
-		incarnations, err := h.Repository.Incarnations(ctx, f.Source.Name)
-		if err != nil {
-			return err
-		}
-		f.SameIdentifier = slices.ContainsFunc(incarnations, func(i sandglass.Incarnation) bool { return i.SystemIdentifier == uint64(signed) })
-	}
-	return nil
+	f.SameIdentifier, err = h.sameIdentifier(ctx, conn, f.Source.Name)
+	return err
 }
 
 // portHolder says who answers at the address that the sandbox will need; "" for nobody.

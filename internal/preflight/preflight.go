@@ -109,11 +109,16 @@ func ok(code sandglass.Code, format string, a ...any) (sandglass.Finding, bool) 
 func nothing() (sandglass.Finding, bool) { return sandglass.Finding{}, false }
 
 func liveProduction(f Facts) (sandglass.Finding, bool) {
-	if f.RecordedHere == "" {
+	return LiveProduction(f.Target.Name, f.RecordedHere)
+}
+
+// LiveProduction is the stop of a target whose server is, or follows, a recorded production; false when production is "".
+func LiveProduction(target, production string) (sandglass.Finding, bool) {
+	if production == "" {
 		return nothing()
 	}
 	return stop(sandglass.CodeEnvironmentLive, "Point the sandbox at a server of its own.",
-		"The server of %s is, or follows, the recorded production %s; a live production is never a target.", f.Target.Name, f.RecordedHere)
+		"The server of %s is, or follows, the recorded production %s; a live production is never a target.", target, production)
 }
 
 func binaries(f Facts) (sandglass.Finding, bool) {
