@@ -88,19 +88,6 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("the operation that was under way: %s %v", op.State, op.Error)
 		}
 	})
-	t.Run("a production that is the target's own port", func(t *testing.T) {
-		e := sandglass.Environment{Name: "clash", Kind: sandglass.Sandbox, Server: &sandglass.Server{Listen: "127.0.0.1", Port: prod.Port, Source: "prod"}}
-		if _, err := s.Client.Apply(ctx, e); err != nil {
-			return // refused at once is as good
-		}
-		_, err := s.Restore(ctx, "clash", sandglass.Moment{Kind: sandglass.AtLatest})
-		if err == nil {
-			t.Error("a restore onto production's port succeeded")
-		}
-		if got := prod.Query(t, "postgres", "SELECT 1"); got != "1" {
-			t.Error("production does not answer any more")
-		}
-	})
 }
 
 func post(ctx context.Context, t *testing.T, s *systest.System, path, body string) (int, string) {
