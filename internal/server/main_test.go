@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 			os.Exit(server.SealMain(os.Args[2:]))
 		case walserve.ClientCommand:
 			os.Exit(walserve.ClientMain(os.Args[2:]))
+		case "beside":
+			os.Exit(beside(os.Args[2], os.Args[3], os.Args[4]))
 		}
 	}
 	status := m.Run()

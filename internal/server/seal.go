@@ -37,6 +37,8 @@ type sealSpec struct {
 	Dir      string   `json:"dir,omitempty"` // working folder
 	// Args is the program and its arguments. None: check the seal from inside and end.
 	Args []string `json:"args"`
+	// Guest is given for a command beside a server; Args are then the command's.
+	Guest *guest `json:"guest,omitempty"`
 }
 
 // helper is the binary that is re-executed to seal.
@@ -71,6 +73,9 @@ func (c Config) seal(ctx context.Context, spec sealSpec, prepare func(*exec.Cmd)
 	}
 	spec.User = true
 	cmd, err := c.runHelper(ctx, spec, prepare)
+	if errors.Is(err, errProgram) {
+		return nil, err
+	}
 	if err != nil && os.Geteuid() == 0 {
 		spec.User = false
 		var again error
@@ -103,7 +108,7 @@ func (c Config) runHelper(ctx context.Context, spec sealSpec, prepare func(*exec
 	cmd := exec.Command(c.helper(), SealCommand, string(b), "-D", spec.Dir)
 	prepare(cmd)
 	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{w}
+	cmd.ExtraFiles = append([]*os.File{w}, cmd.ExtraFiles...)
 	if err := spec.namespaces(cmd.SysProcAttr); err != nil {
 		w.Close()
 		return nil, err
@@ -124,6 +129,9 @@ func (c Config) runHelper(ctx context.Context, spec sealSpec, prepare func(*exec
 	if string(said) == checked {
 		return nil, nil
 	}
+	if why, ok := strings.CutPrefix(string(said), programPrefix); ok {
+		return nil, fmt.Errorf("%w: %s", errProgram, why)
+	}
 	if len(said) > 0 {
 		err = errors.New(string(said))
 	}
@@ -133,6 +141,9 @@ func (c Config) runHelper(ctx context.Context, spec sealSpec, prepare func(*exec
 // namespaces asks for the namespaces at clone.
 func (s sealSpec) namespaces(a *syscall.SysProcAttr) error {
 	a.Cloneflags = unix.CLONE_NEWNET | unix.CLONE_NEWNS
+	if s.Guest != nil {
+		a.Cloneflags = s.Guest.namespaces()
+	}
 	if !s.User {
 		return nil
 	}

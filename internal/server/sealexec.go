@@ -52,6 +52,9 @@ func sealAndExec(args []string) error {
 	if err := s.buildView(); err != nil {
 		return err
 	}
+	if s.Guest != nil {
+		return s.superviseGuest()
+	}
 	if s.Loopback {
 		if err := raiseLoopback(); err != nil {
 			return fmt.Errorf("bring up lo: %w", err)
@@ -101,7 +104,7 @@ type source struct {
 // buildView makes the file system the server sees, and leaves the host's.
 func (s sealSpec) buildView() error {
 	v := view{s, map[string]source{}}
-	for _, step := range []func() error{v.openSources, v.enterStage, v.showDevices, v.showSystem, v.showVolume, v.leaveHost} {
+	for _, step := range []func() error{v.openSources, v.enterStage, v.showDevices, v.showSystem, v.showVolume, v.showSocket, v.leaveHost} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -114,7 +117,7 @@ func (s sealSpec) buildView() error {
 
 // openSources opens all that will be shown. System folders may be missing.
 func (v view) openSources() error {
-	for _, path := range slices.Concat(system, devices, v.ReadOnly, []string{"/proc", v.Volume}) {
+	for _, path := range slices.Concat(system, devices, v.ReadOnly, []string{"/proc", v.Volume}, v.guestSources()) {
 		if _, ok := v.sources[path]; ok || path == "" {
 			continue
 		}
@@ -216,8 +219,11 @@ func (v view) showDevices() error {
 			return err
 		}
 	}
-	if !v.User {
-		return os.Mkdir(newRoot+"/proc", 0o555)
+	if !v.User || v.Guest != nil {
+		if err := os.Mkdir(newRoot+"/proc", 0o555); err != nil || v.Guest == nil {
+			return err
+		}
+		return v.ownProc()
 	}
 	return v.show("/proc", readOnly)
 }
@@ -234,8 +240,11 @@ func (v view) showVolume() error {
 const readOnly = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 
 // show binds a file or folder of the host, with all that is mounted below it, to the same path.
-func (v view) show(path string, attributes uint64) error {
-	src, target := v.sources[path], newRoot+path
+func (v view) show(path string, attributes uint64) error { return v.showAs(path, path, attributes) }
+
+// showAs is show with another path in the view.
+func (v view) showAs(path, as string, attributes uint64) error {
+	src, target := v.sources[path], newRoot+as
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
 	}
@@ -295,12 +304,15 @@ func (s sealSpec) lookAround() error {
 		return fmt.Errorf("list network interfaces: %w", err)
 	}
 	for _, l := range links {
+		if s.Guest != nil && s.Guest.OpenNetwork {
+			break
+		}
 		if l.Flags&net.FlagLoopback == 0 && l.Flags&net.FlagUp != 0 || l.Flags&net.FlagUp != 0 && !s.Loopback {
 			return fmt.Errorf("the network interface %s is up", l.Name)
 		}
 	}
 	for _, dir := range []string{"/run", "/var", "/home", oldRoot} {
-		if _, err := os.Lstat(dir); err == nil && !slices.ContainsFunc(append(s.ReadOnly, s.Volume), func(p string) bool { return within(p, []string{dir}) }) {
+		if _, err := os.Lstat(dir); err == nil && !slices.ContainsFunc(append(s.ReadOnly, s.Volume), func(p string) bool { return within(p, []string{dir}) }) && !(s.Guest != nil && dir == "/run") {
 			return fmt.Errorf("%s of the host is visible", dir)
 		}
 	}

@@ -282,7 +282,7 @@ func TestUnprivileged(t *testing.T) {
 	dir := tempDir(t)
 	o := owner(t)
 	must(t, os.Chown(dir, o.UID, o.GID))
-	cmd := exec.CommandContext(testContext(t), helper(t, dir), "-test.run=^(TestSealedRecovery|TestAdopt|TestKilled|TestCheckSeal)$", "-test.v")
+	cmd := exec.CommandContext(testContext(t), helper(t, dir), "-test.run=^(TestSealedRecovery|TestAdopt|TestKilled|TestCheckSeal|TestRunBesideKilled)$", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "HOME="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(o.UID), Gid: uint32(o.GID)}}
