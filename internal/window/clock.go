@@ -42,6 +42,9 @@ func (b *branch) clock(ctx context.Context) (clock, error) {
 	}
 	if n := len(x.Checkpoints); n > 0 && x.Checkpoints[n-1].LSN == x.Last && x.Checkpoints[n-1].Kind == wal.ShutdownCheckpoint {
 		c.stopped = latest(x.Checkpoints[n-1].Time, b.inc.Ended)
+		if away := b.inc.Away; len(away) > 0 && away[len(away)-1].To.IsZero() {
+			c.stopped = latest(c.stopped, away[len(away)-1].From)
+		}
 	}
 	beats, err := b.beats(ctx, x, hi)
 	if err != nil {

@@ -33,18 +33,25 @@ func Commits(ctx context.Context, r Repository, env sandglass.Environment, live 
 			yield(sandglass.Commit{}, err)
 			return
 		}
-		for i, b := range s.branches {
-			if i+1 < len(s.branches) && !from.IsZero() && !s.branches[i+1].images[0].Ended.After(from) {
-				continue // a later branch begins before the first commit asked for
+		for i, p := range s.pieces {
+			if i+1 < len(s.pieces) && !from.IsZero() && !s.pieces[i+1].from.After(from) {
+				continue // a later piece begins before the first commit asked for
 			}
-			for c, err := range b.commits(ctx, from) {
-				if err == nil && !from.IsZero() && c.Time.Before(from) {
+			low, high := from, to
+			if p.back {
+				low = latest(low, p.from)
+			}
+			if p.left != nil && (high.IsZero() || p.to.Before(high)) {
+				high = p.to
+			}
+			for c, err := range s.branches[p.at].commits(ctx, low) {
+				if err == nil && !low.IsZero() && c.Time.Before(low) {
 					continue
 				}
-				if err == nil && !to.IsZero() && c.Time.After(to.Add(wal.MaxDisorder)) {
+				if err == nil && !high.IsZero() && c.Time.After(high.Add(wal.MaxDisorder)) {
 					break
 				}
-				if err == nil && !to.IsZero() && c.Time.After(to) {
+				if err == nil && !high.IsZero() && c.Time.After(high) {
 					continue
 				}
 				if !yield(c, err) || err != nil {

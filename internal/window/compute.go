@@ -22,28 +22,34 @@ func Compute(ctx context.Context, r Repository, env sandglass.Environment, live 
 	}
 	w := sandglass.Window{Environment: env.Name, Gaps: []sandglass.Gap{}, Images: []sandglass.Image{}, Incarnations: s.incarnations, LagBytes: -1, LagSeconds: -1}
 	for at, b := range s.branches {
-		w.Images = append(w.Images, b.images...)
-		if at == 0 {
-			w.Earliest, w.EarliestLSN = b.images[0].Ended, b.begin()
-		}
-		settled, err := b.latest(ctx)
-		if err != nil {
-			return w, err
-		}
-		w.Latest, w.LatestLSN = latest(w.Latest, settled), b.end
+		w.Images, w.LatestLSN = append(w.Images, b.images...), b.end
 		inside, err := s.gapsInside(ctx, at)
 		if err != nil {
 			return w, err
 		}
-		w.Gaps = append(w.Gaps, inside...)
-		if at < len(s.branches)-1 {
-			g, err := s.gapAfter(ctx, at)
-			if err != nil {
-				return w, err
-			}
+		w.Gaps = append(w.Gaps, s.inside(at, inside)...)
+	}
+	for i, p := range s.pieces {
+		if i == 0 {
+			w.Earliest, w.EarliestLSN = p.from, s.branches[p.at].begin()
+		}
+		settled, err := s.heldUntil(ctx, i)
+		if err != nil {
+			return w, err
+		}
+		w.Latest = latest(w.Latest, settled)
+		if i == len(s.pieces)-1 {
+			break
+		}
+		g, err := s.gapAfter(ctx, i)
+		if err != nil {
+			return w, err
+		}
+		if g.To.After(g.From) {
 			w.Gaps = append(w.Gaps, g)
 		}
 	}
+	slices.SortStableFunc(w.Images, func(a, b sandglass.Image) int { return a.Ended.Compare(b.Ended) })
 	slices.SortStableFunc(w.Gaps, func(a, b sandglass.Gap) int { return cmp.Or(a.From.Compare(b.From), a.To.Compare(b.To)) })
 	return w, s.lag(ctx, &w, live)
 }
@@ -80,38 +86,6 @@ func (b *branch) latest(ctx context.Context) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	return settled, nil
-}
-
-// gapAfter is the gap between a branch and the next, which is without end when there is none.
-func (s *resolver) gapAfter(ctx context.Context, at int) (sandglass.Gap, error) {
-	b := s.branches[at]
-	g := sandglass.Gap{Code: sandglass.CodeMomentGap}
-	var err error
-	if g.From, err = b.latest(ctx); err != nil {
-		return g, err
-	}
-	if g.From.IsZero() {
-		g.From = b.images[0].Ended
-	}
-	next := ""
-	if at+1 < len(s.branches) {
-		n := s.branches[at+1]
-		g.To, next = n.images[0].Ended, "the next image was finished at "+s.at(n.images[0].Ended)
-		if n.inc.ID == b.inc.ID {
-			g.Reason, err = s.hole(ctx, b, n)
-			g.Reason += "; " + next + "."
-			return g, err
-		}
-	}
-	reason := b.inc.EndReason
-	if reason == "" {
-		reason = "this history ended"
-	}
-	if next == "" {
-		next = "there is no newer image yet"
-	}
-	g.Reason = reason + "; " + next + "."
-	return g, nil
 }
 
 // hole says why WAL is missing between two branches of an incarnation.

@@ -119,8 +119,8 @@ func (s *resolver) blocked(ctx context.Context, at int, o obstacle, stop sandgla
 	if err != nil {
 		return err
 	}
-	if after.IsZero() && at+1 < len(s.branches) {
-		after = s.branches[at+1].images[0].Ended
+	if after.IsZero() {
+		after = s.after(at)
 	}
 	remedy := "Choose a moment before it, or wait for the next image and choose a moment after that."
 	if !after.IsZero() {

@@ -14,16 +14,18 @@ import (
 // resolver is one question about one environment.
 type resolver struct {
 	env sandglass.Environment
-	// incarnations and branches are oldest first; branches of all incarnations, only those with an image.
+	// incarnations and branches are in the order in which the environment showed them last; branches of all
+	// incarnations, only those with an image.
 	incarnations []sandglass.Incarnation
 	branches     []*branch
+	pieces       []piece // of the branches, in order of time
 }
 
 // Resolve turns a moment of an environment into a Range, exactly, or refuses it with an Error
 // whose Before and After are the nearest moments that can be had. live may be nil.
 //
-// A time belongs to the incarnation that covers it. A position, transaction or name means the
-// newest incarnation that holds it. When the Range's Stop is its image's Redo position, the
+// A time belongs to the incarnation that the environment showed then. A position, transaction or name means,
+// of the incarnations that hold it, the one that was shown last. When the Range's Stop is its image's Redo position, the
 // image itself is the moment: it was taken of a stopped server, and nothing is to be replayed.
 func Resolve(ctx context.Context, r Repository, env sandglass.Environment, m sandglass.Moment, live Live) (sandglass.Range, error) {
 	s, err := newResolver(ctx, r, env, live)
@@ -56,16 +58,18 @@ func newResolver(ctx context.Context, r Repository, env sandglass.Environment, l
 	if s.incarnations, err = r.Incarnations(ctx, env.Name); err != nil {
 		return nil, fmt.Errorf("read incarnations: %w", err)
 	}
+	s.incarnations = inOrder(s.incarnations)
 	for i, inc := range s.incarnations {
 		list, err := branches(ctx, r, env.Name, inc)
 		if err != nil {
 			return nil, err
 		}
-		s.branches = append(s.branches, list...)
-		if n := len(list); n > 0 && i == len(s.incarnations)-1 && inc.Ended.IsZero() {
+		s.addBranches(list)
+		if n := len(list); n > 0 && i == len(s.incarnations)-1 && inc.Current() {
 			list[n-1].live, list[n-1].open = live, true
 		}
 	}
+	s.sortPieces()
 	return s, nil
 }
 
@@ -77,18 +81,17 @@ func (s *resolver) refuse(code sandglass.Code, before, after time.Time, message,
 // atTime resolves a time.
 func (s *resolver) atTime(ctx context.Context, t time.Time) (sandglass.Range, error) {
 	t = t.Truncate(time.Microsecond) // as PostgreSQL keeps times
-	at := -1
-	for i, b := range s.branches {
-		if !b.images[0].Ended.After(t) {
-			at = i
-		}
-	}
-	if at < 0 {
-		first := s.branches[0].images[0].Ended
+	in := s.pieceAt(t)
+	if in < 0 {
+		first := s.pieces[0].from
 		return sandglass.Range{}, s.refuse(sandglass.CodeMomentBefore, time.Time{}, first,
 			fmt.Sprintf("%s is before the window, which begins at %s.", s.at(t), s.at(first)), "Choose a later moment.")
 	}
-	b := s.branches[at]
+	p := s.pieces[in]
+	if !p.to.IsZero() && !t.Before(p.to) {
+		return sandglass.Range{}, s.gap(ctx, in, t)
+	}
+	b := s.branches[p.at]
 	steps, err := b.steps(ctx)
 	if err != nil {
 		return sandglass.Range{}, err
@@ -105,16 +108,19 @@ func (s *resolver) atTime(ctx context.Context, t time.Time) (sandglass.Range, er
 		return sandglass.Range{}, err
 	}
 	if until == nil {
-		if err := s.settle(ctx, at, t); err != nil {
+		if err := s.settle(ctx, in, t); err != nil {
 			return sandglass.Range{}, err
 		}
 	}
-	return s.upTo(ctx, at, until)
+	return s.upTo(ctx, p.at, until)
 }
 
-// settle refuses a time after the last commit or abort of a branch of which more may come.
-func (s *resolver) settle(ctx context.Context, at int, t time.Time) error {
-	b := s.branches[at]
+// settle refuses a time in a piece, after the last commit or abort of its branch, of which more may come.
+func (s *resolver) settle(ctx context.Context, in int, t time.Time) error {
+	if s.whole(in) {
+		return nil
+	}
+	b := s.branches[s.pieces[in].at]
 	c, err := b.clock(ctx)
 	if err != nil {
 		return err
@@ -123,8 +129,8 @@ func (s *resolver) settle(ctx context.Context, at int, t time.Time) error {
 	switch {
 	case !t.After(settled):
 		return nil
-	case !b.open || at < len(s.branches)-1:
-		return s.gap(ctx, at, t)
+	case !s.open(in):
+		return s.gap(ctx, in, t)
 	case !t.After(c.newest) || b.streaming() && t.Sub(c.newest) <= Settle:
 		wait := int(max(0, t.Add(Settle).Sub(c.newest))/time.Second) + 1
 		return s.refuse(sandglass.CodeMomentUnsettled, settled, time.Time{},
@@ -139,9 +145,9 @@ func (s *resolver) settle(ctx context.Context, at int, t time.Time) error {
 		"See with `sandglass record` why recording stopped, or choose an earlier moment.")
 }
 
-// gap refuses a time between two branches, or after the last one of an environment that is no longer recorded.
-func (s *resolver) gap(ctx context.Context, at int, t time.Time) error {
-	g, err := s.gapAfter(ctx, at)
+// gap refuses a time between two pieces, or after the last one of an environment that is no longer recorded.
+func (s *resolver) gap(ctx context.Context, in int, t time.Time) error {
+	g, err := s.gapAfter(ctx, in)
 	if err != nil {
 		return err
 	}
@@ -197,7 +203,7 @@ func (s *resolver) noLSN(ctx context.Context, lsn sandglass.LSN) error {
 				"Choose a moment before or after the gap.")
 		}
 	}
-	first := s.branches[0].images[0].Ended
+	first := s.pieces[0].from
 	return s.refuse(sandglass.CodeMomentBefore, time.Time{}, first,
 		fmt.Sprintf("LSN %s is before the window of the current history, which begins at %s.", lsn, s.branches[last].begin()), "Choose a later position, or name a time.")
 }
