@@ -53,7 +53,7 @@ func (w *world) links() []filler {
 			r.s(w.guid(70, i), entities[i%len(entities)]).t(at).s("DBMovementAPI").t(at, at.Add(40*time.Second)).i(3, r.rng.IntN(500))
 		}},
 		{"sysserviceconfigurationsetting", "name value", 3, func(r *row, i int) {
-			r.s([]string{"TENANTID", "AADREALM", "SESSIONTIMEOUT"}[i], []string{w.tenant(), "spn:" + w.guid(40, 0), "60"}[i])
+			r.s([]string{"TENANTID", "AADREALM", "SESSIONTIMEOUT"}[i], []string{w.tenant(), "spn:00000015-0000-0000-c000-000000000000", "60"}[i])
 		}},
 		{"powerbiconfig", "isenabled azureadauthorityuri tenantid clientid applicationkey redirecturl", 1, func(r *row, _ int) {
 			r.i(1).s("https://sts.example/common", w.tenant(), w.guid(72, 0), w.guid(74, 0), w.url("erp"))
@@ -81,9 +81,7 @@ func (w *world) commerce() []filler {
 		{"retailconndatabaseprofile", "name server database username password connectionstring sourcescaleunitid datagroup", 8, func(r *row, i int) {
 			r.s(fmt.Sprintf("Store %02d", i+1), w.host("store", i), "channel", "channel_sync", w.guid(84, i), "Server="+w.host("store", i)+";User=channel_sync;Password="+w.guid(84, i), "SU-"+w.Name).id(0)
 		}},
-		{"retailtransactionserviceprofile", "profileid name servicehosturl aosurl azureauthority centraltableserver", 1, func(r *row, _ int) {
-			r.s("000001", "Default", w.url("rts"), w.url("erp"), "https://sts.example/common", w.host("aos", 0))
-		}},
+		{"retailtransactionserviceprofile", "profileid name azureauthority language", 1, func(r *row, _ int) { r.s("000001", "Default", "https://sts.example/common", "en-gb") }},
 		{"retailscaleunit", "id name type issystemrecord", 3, func(r *row, i int) {
 			r.s([]string{"Default", "SU-" + w.Name, "SU-" + w.Name + "-2"}[i], []string{"Default", "Scale unit", "Second scale unit"}[i]).i(1, max(0, 1-i))
 		}},

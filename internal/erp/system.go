@@ -11,7 +11,8 @@ import (
 // serviceUsers sign in for programs; the administrator is the first.
 var serviceUsers = [][3]string{{"Admin", "Administrator", "admin"}, {"FRServiceUser", "Financial Reporting service", "frservice"}, {"RetailServiceAccount", "Commerce service", "retailservice"}, {"DBMovementAPI", "Pipeline of database movements", "dbmovement"}}
 
-func (w *world) tenant() string { return "https://sts.example/" + w.guid(40, 0) }
+// tenant is the firm's at its identity provider; production and sandbox share it.
+func (w *world) tenant() string { return "7a1f3c52-0d4e-4b86-9a27-c1e5d0938b64" }
 
 func (w *world) people() []filler {
 	n := len(serviceUsers) + people
@@ -27,7 +28,7 @@ func (w *world) people() []filler {
 		{"userinfo", "id name enable networkdomain networkalias objectid company language externaluser partition", n, func(r *row, i int) {
 			name, alias, enabled := id(i), strings.ToLower(id(i)), 1
 			if i < len(serviceUsers) {
-				name, alias = serviceUsers[i][1], serviceUsers[i][2]
+				name, alias = serviceUsers[i][1], serviceUsers[i][2]+"."+w.Name
 			} else {
 				first, last, _ := strings.Cut(alias, ".")
 				name = strings.ToUpper(first[:1]) + first[1:] + " " + strings.ToUpper(last[:1]) + last[1:]
@@ -35,16 +36,16 @@ func (w *world) people() []filler {
 			if i%17 == 0 && i > 0 || id(i) == "DBMovementAPI" {
 				enabled = 0
 			}
-			r.s(id(i), name).i(enabled).s(w.tenant(), alias+"@"+w.Name+".nordwind.example", w.guid(42, i), "nwat", "en-gb").i(0).id(i % 60 / 59)
+			r.s(id(i), name).i(enabled).s("https://sts.example/"+w.tenant(), alias+"@nordwind.example", w.guid(42, i), "nwat", "en-gb").i(0).id(i % 60 / 59)
 		}},
 		{"sysuserinfo", "id email language startpage theme", n, func(r *row, i int) {
-			r.s(id(i), strings.ToLower(id(i))+"@"+w.Name+".nordwind.example", "en-gb", "DefaultDashboard").i(3)
+			r.s(id(i), strings.ToLower(id(i))+"@nordwind.example", "en-gb", "DefaultDashboard").i(3)
 		}},
 		{"usergroupinfo", "id name", 6, func(r *row, i int) {
 			r.s([]string{"AP", "AR", "GL", "WH", "PU", "IT"}[i], []string{"Accounts payable", "Accounts receivable", "General ledger", "Warehouse", "Purchasing", "IT"}[i])
 		}},
 		{"sysuserlog", "userid computername clienttype sessionid logoutdatetime terminatedok type", log, func(r *row, i int) {
-			r.s(userID(r.rng.IntN(people)), w.host("pc", r.rng.IntN(90))).i(1, i%400).t(when(i, log).Add(10*time.Hour)).i(1, 0)
+			r.s(userID(r.rng.IntN(people)), fmt.Sprintf("PC-%04d", r.rng.IntN(90))).i(1, i%400).t(when(i, log).Add(10*time.Hour)).i(1, 0)
 		}},
 		{"sysclientsessions", "sessionid serverid userid clienttype clientcomputer logindatetime status", 45, func(r *row, i int) {
 			r.i(i+1, 1+i%3).s(userID(i)).i(1).s(w.host("pc", i)).t(firstDay.AddDate(0, 0, days)).i(1)
@@ -72,8 +73,8 @@ func (w *world) batch() []filler {
 			at := firstDay.AddDate(0, 0, days).Add(time.Duration(i) * 7 * time.Minute)
 			r.s(caption(i)).i(jobStatus(i)).s(companies[i/3%len(companies)][0]).t(at, at).s("initial", "NIGHT").bytes(24).s(userID(i % people))
 		}},
-		{"batch", "batchjobid caption classnumber company datapartition groupid serverid status parameters startdatetime", 3 * jobs, func(r *row, i int) {
-			r.id(i/3).s(caption(i/3)).i(20000+i%900).s(companies[i/9%len(companies)][0], "initial", "NIGHT", w.host("batch", i%2)).i(jobStatus(i / 3)).bytes(48).t(firstDay.AddDate(0, 0, days))
+		{"batch", "batchjobid caption classnumber company datapartition groupid status parameters startdatetime", 3 * jobs, func(r *row, i int) {
+			r.id(i/3).s(caption(i/3)).i(20000+i%900).s(companies[i/9%len(companies)][0], "initial", "NIGHT").i(jobStatus(i / 3)).bytes(48).t(firstDay.AddDate(0, 0, days))
 		}},
 		{"batchjobhistory", "batchjobid caption company origstartdatetime startdatetime enddatetime status executedby", past, func(r *row, i int) {
 			at := when(i, past)
