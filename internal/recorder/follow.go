@@ -55,24 +55,46 @@ type session struct {
 // stream starts replication and follows it.
 func (a *attempt) stream(ctx context.Context) error {
 	r, p := a.r, a.pos
-	sp, err := openSpool(r.dir, p.inc.ID, p.tli, p.inc.SegmentSize)
+	s, from, err := r.session(ctx, p, a.conn.Major())
 	if err != nil {
 		return err
 	}
+	held := s.durable
+	defer s.spool.close()
 	if err := forgetOthers(r.dir, p.inc.ID); err != nil {
 		return err
 	}
-	x, refetch, err := r.fill(ctx, p, sp, a.conn.Major())
+	err = s.follow(ctx, a, from)
+	if sandglass.CodeOf(err) == sandglass.CodeSlotLost && !s.verified && from < p.start(held.Segment(s.spool.size)) && !a.recreated {
+		// The slot keeps WAL from its position on, which is the first byte of a segment: the page
+		// before it may be gone, and nothing is missing.
+		r.log.Info("production no longer has the WAL segment before ours, so it is not compared")
+		if a.conn, err = pg.Connect(ctx, a.target); err != nil {
+			return err
+		}
+		s.verified = true
+		err = s.follow(ctx, a, held)
+	}
+	return err
+}
+
+// session prepares to take WAL from a position on; from is the first byte that it wants.
+func (r *Recorder) session(ctx context.Context, p position, major int) (s *session, from sandglass.LSN, err error) {
+	sp, err := openSpool(r.dir, p.inc.ID, p.tli, p.inc.SegmentSize)
 	if err != nil {
-		return err
+		return nil, 0, err
+	}
+	x, refetch, err := r.fill(ctx, p, sp, major)
+	if err != nil {
+		return nil, 0, errors.Join(err, sp.close())
 	}
 	held := max(p.durable, p.start(p.first))
-	s := &session{r: r, spool: sp, index: x, pos: p, work: make(chan struct{}, 1), room: make(chan struct{}, 1),
+	s = &session{r: r, spool: sp, index: x, pos: p, work: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		received: held, durable: held, compacted: held, draft: r.repo.NewDraft(p.start(held.Segment(sp.size)))}
 	if beats := x.beats[held.Segment(sp.size)]; len(beats) > 0 {
 		s.partBeat = beats[len(beats)-1].Time
 	}
-	from := held
+	from = held
 	switch {
 	case refetch:
 		s.received = p.start(held.Segment(sp.size))
@@ -85,19 +107,7 @@ func (a *attempt) stream(ctx context.Context) error {
 			from, s.verified = held, true
 		}
 	}
-	defer sp.close()
-	err = s.follow(ctx, a, from)
-	if sandglass.CodeOf(err) == sandglass.CodeSlotLost && !s.verified && from < p.start(held.Segment(sp.size)) && !a.recreated {
-		// The slot keeps WAL from its position on, which is the first byte of a segment: the page
-		// before it may be gone, and nothing is missing.
-		r.log.Info("production no longer has the WAL segment before ours, so it is not compared")
-		if a.conn, err = pg.Connect(ctx, a.target); err != nil {
-			return err
-		}
-		s.verified = true
-		err = s.follow(ctx, a, held)
-	}
-	return err
+	return s, from, nil
 }
 
 // lasting are the codes that are shown until the next image is there: history was lost, or nearly so.
@@ -379,5 +389,8 @@ func (s *session) sendStatus(reply bool) error {
 		durable = 0 // nothing: the server may not be the one we know
 	}
 	s.mu.Unlock()
+	if s.stream == nil { // a stopped server's
+		return nil
+	}
 	return s.stream.Status(durable, durable, reply)
 }

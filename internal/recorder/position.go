@@ -46,7 +46,7 @@ func newID(now time.Time) string {
 }
 
 // open finds the incarnation to go on with; its ID is empty if there is none. If the one asked
-// for has ended, it is one that began after that: others may be kept volumes' own.
+// for has ended, it is one that began after that. Those that the environment does not show are kept volumes' own.
 func (r *Recorder) open(ctx context.Context) (sandglass.Incarnation, error) {
 	incs, err := r.repo.Incarnations(ctx, r.env.Name)
 	if err != nil {
@@ -54,7 +54,7 @@ func (r *Recorder) open(ctx context.Context) (sandglass.Incarnation, error) {
 	}
 	var since time.Time
 	for _, i := range incs {
-		if i.ID == r.want && i.Ended.IsZero() {
+		if i.ID == r.want && i.Current() {
 			return i, nil
 		}
 		if i.ID == r.want {
@@ -63,7 +63,7 @@ func (r *Recorder) open(ctx context.Context) (sandglass.Incarnation, error) {
 	}
 	var found sandglass.Incarnation
 	for _, i := range incs {
-		if i.Ended.IsZero() && !i.Began.Before(since) && (found.ID == "" || i.Began.After(found.Began)) {
+		if i.Current() && !i.Began.Before(since) && (found.ID == "" || i.Began.After(found.Began)) {
 			found = i
 		}
 	}
