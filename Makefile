@@ -22,7 +22,7 @@ help: ## show this list
 	@echo
 	@echo "INSTALL=no keeps make from installing anything."
 
-demo: build install-postgres ## do the main job on this machine, in under two minutes; take it down with bin/sandglass demo --down
+demo: go install-postgres build ## do the main job on this machine, in under two minutes; take it down with bin/sandglass demo --down
 	@$(BIN) demo
 
 test: go install-postgres ## all tests, against real PostgreSQL servers (under 15 minutes on 2 cores)
@@ -36,7 +36,7 @@ test-long: go install-postgres ## the full matrices: every crash point, many mom
 		SANDGLASS_TEST_MAJOR=$$major SANDGLASS_PG_BIN="$(MAJORS)/$$major/package/native/bin" go test -count=1 -timeout 1h ./internal/recorder || exit 1; \
 	done
 
-bench: build install-postgres install-pgbackrest ## measure against pgBackRest, pg_basebackup and pg_receivewal (SIZE=200MB RUNS=1 for a quick look)
+bench: go install-postgres install-pgbackrest build ## measure against pgBackRest, pg_basebackup and pg_receivewal (SIZE=200MB RUNS=1 for a quick look)
 	go run ./bench -sandglass $(BIN) -size $(SIZE) -runs $(RUNS)
 
 build: go ## bin/sandglass
