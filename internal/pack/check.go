@@ -3,6 +3,7 @@
 package pack
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -128,9 +129,16 @@ func (s source) action(at string, r Rule, written map[string]any) error {
 	}
 	switch {
 	case len(has) == 0:
-		return s.bad(at, "a rule needs one of set, clear, empty, delete, insert")
+		return s.bad(at, "a rule needs one of set, clear, empty, delete, insert, keep, merge")
 	case len(has) > 1:
 		return s.bad(at+"."+has[1], "a rule has one action, this one has %s", strings.Join(has, " and "))
+	}
+	if !r.Carries() {
+		for _, k := range []string{"key", "columns", "on_conflict"} {
+			if _, ok := written[k]; ok {
+				return s.bad(at+"."+k, "%s belongs to keep or merge", k)
+			}
+		}
 	}
 	if _, ok := written["where"]; ok && strings.TrimSpace(r.Where) == "" {
 		return s.bad(at+".where", "where is empty; leave it out to mean all rows")
@@ -138,7 +146,7 @@ func (s source) action(at string, r Rule, written map[string]any) error {
 	here := at + "." + has[0]
 	switch has[0] {
 	case "keep", "merge":
-		return s.refuse(CodeNotYet, s.quote(here, has[0]+" (rows that stay the target's own) is not done yet by this version of Sandglass"))
+		return s.carry(at, has[0], r, written)
 	case "mask":
 		return s.refuse(CodeNotYet, s.quote(here, "mask is a reserved name; it is not done yet by this version of Sandglass"))
 	case "set":
@@ -167,6 +175,37 @@ func (s source) action(at string, r Rule, written map[string]any) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// carry judges a rule about rows that stay the sandbox's own.
+func (s source) carry(at, action string, r Rule, written map[string]any) error {
+	if cmp.Or(r.Keep, r.Merge) != Target {
+		return s.bad(at+"."+action, "%s is %s: the rows of the sandbox that is restored", action, Target)
+	}
+	for _, list := range []struct {
+		name    string
+		columns []string
+	}{{"key", r.Key}, {"columns", r.Only}} {
+		if _, ok := written[list.name]; !ok {
+			continue
+		}
+		if action == "keep" {
+			return s.bad(at+"."+list.name, "%s belongs to merge; keep takes whole rows", list.name)
+		}
+		names := slices.Sorted(slices.Values(list.columns))
+		if len(names) == 0 || names[0] == "" || len(slices.Compact(names)) < len(list.columns) {
+			return s.bad(at+"."+list.name, "%s is a list of columns, each once", list.name)
+		}
+	}
+	for _, c := range r.Only {
+		if slices.Contains(r.Key, c) {
+			return s.bad(at+".columns", "%s is in key; columns are what is carried into the row with that key", c)
+		}
+	}
+	if _, ok := written["on_conflict"]; ok && r.OnConflict != "skip" && r.OnConflict != "stop" {
+		return s.bad(at+".on_conflict", "on_conflict is skip or stop")
 	}
 	return nil
 }

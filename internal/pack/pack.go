@@ -6,7 +6,11 @@
 // Names in SQL texts must be qualified (public.userinfo): they run with search_path=pg_catalog.
 package pack
 
-import "sandglass"
+import (
+	"slices"
+
+	"sandglass"
+)
 
 // Codes of this package.
 const (
@@ -79,11 +83,26 @@ type Rule struct {
 	Delete bool                `json:"delete,omitempty" yaml:"delete"`
 	Insert []map[string]string `json:"insert,omitempty" yaml:"insert"` // rows of column to SQL expression
 
-	// Not done yet; a pack that uses them is refused.
-	Keep  any `json:"-" yaml:"keep"`
-	Merge any `json:"-" yaml:"merge"`
-	Mask  any `json:"-" yaml:"mask"`
+	// Keep and Merge are Target, or empty. Keep: the sandbox's own rows stand in the place of
+	// the copy's. Merge: the sandbox's own rows win by their key; the copy's others stay.
+	Keep  string `json:"keep,omitempty" yaml:"keep"`
+	Merge string `json:"merge,omitempty" yaml:"merge"`
+	// Key says by which columns a merge knows a row; default the primary key.
+	Key []string `json:"key,omitempty" yaml:"key"`
+	// Only are the columns that a merge carries, of rows that both have; default all, of all rows.
+	Only []string `json:"columns,omitempty" yaml:"columns"`
+	// OnConflict says what becomes of a row that the copy can't hold: "skip" (reported, the default) or "stop".
+	OnConflict string `json:"on_conflict,omitempty" yaml:"on_conflict"`
+
+	// Not done yet; a pack that uses it is refused.
+	Mask any `json:"-" yaml:"mask"`
 }
+
+// Target is the one value of Rule.Keep and Rule.Merge: whose rows they are.
+const Target = "target"
+
+// Carries says whether the rule is about rows that stay the sandbox's own.
+func (r Rule) Carries() bool { return r.Keep != "" || r.Merge != "" }
 
 // Question is a query of one row with one column, and its right answer.
 type Question struct {
@@ -115,10 +134,13 @@ func (r Rule) Must() bool { return r.Required == nil || *r.Required }
 // Must says whether a missing table is a failure.
 func (q Question) Must() bool { return q.Required == nil || *q.Required }
 
-// Columns are the columns that the rule changes, in order; none for whole rows.
+// Columns are the columns that the rule names, in order; none for whole rows.
 func (r Rule) Columns() []string {
-	if r.Set != nil {
+	switch {
+	case r.Set != nil:
 		return sortedKeys(r.Set)
+	case r.Merge != "":
+		return append(slices.Clone(r.Key), r.Only...)
 	}
 	return r.Clear
 }
@@ -134,6 +156,10 @@ func (r Rule) Action() string {
 		return "empty"
 	case r.Delete:
 		return "delete"
+	case r.Keep != "":
+		return "keep"
+	case r.Merge != "":
+		return "merge"
 	}
 	return "insert"
 }

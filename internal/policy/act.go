@@ -54,11 +54,8 @@ func (a *act) do(ctx context.Context) error {
 	if a.tree, err = t.tree(ctx, a.tx); err != nil {
 		return err
 	}
-	for _, r := range a.tree {
-		if r.Kind == "f" {
-			return &sandglass.Error{Code: CodeTableUnfit, Op: "neutralize", Message: fmt.Sprintf("%s has the foreign table %s among its partitions or children, whose rows are not in the copy.", t.Name, r.Name),
-				Remedy: fmt.Sprintf("Let the rule %s/%s name the ordinary partitions, one rule each.", a.pack.Name, a.rule.Name)}
-		}
+	if err := allHere(t, a.tree, a.pack, a.rule); err != nil {
+		return err
 	}
 	restore, err := silence(ctx, a.tx, a.tree)
 	if err != nil {
@@ -87,10 +84,24 @@ func (a *act) do(ctx context.Context) error {
 	return nil
 }
 
-// where is the rule's condition with another, each on lines of its own: it may end in a comment.
-func (a *act) where(more string) string {
+// allHere refuses a table with rows that are elsewhere.
+func allHere(t relation, tree []relation, p pack.Pack, rule pack.Rule) error {
+	for _, r := range tree {
+		if r.Kind == "f" {
+			return &sandglass.Error{Code: CodeTableUnfit, Op: "neutralize", Message: fmt.Sprintf("%s has the foreign table %s among its partitions or children, whose rows are not in the copy.", t.Name, r.Name),
+				Remedy: fmt.Sprintf("Let the rule %s/%s name the ordinary partitions, one rule each.", p.Name, rule.Name)}
+		}
+	}
+	return nil
+}
+
+// where is the rule's condition with another.
+func (a *act) where(more string) string { return conditions(a.rule.Where, more) }
+
+// conditions are those that are not empty, each on lines of its own: one may end in a comment.
+func conditions(each ...string) string {
 	var all []string
-	for _, c := range []string{a.rule.Where, more} {
+	for _, c := range each {
 		if c != "" {
 			all = append(all, "(\n"+c+"\n)")
 		}

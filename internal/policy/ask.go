@@ -28,11 +28,11 @@ func QuiesceCode(p pack.Pack, q pack.Question) sandglass.Code {
 	return sandglass.Code("inspect." + p.Name + "/" + q.Name)
 }
 
-// assert asks the packs' assertions about one database.
-func (p *prover) assert(ctx context.Context, conn *pgx.Conn, database string) error {
+// assert asks the packs' assertions about one database; those that about is true for.
+func (p *prover) assert(ctx context.Context, conn *pgx.Conn, database string, about func(pack.Question) bool) error {
 	for _, pk := range p.in.Packs {
 		for _, q := range pk.Assertions {
-			if p.in.Environment.Databases[q.Database] != database {
+			if p.in.Environment.Databases[q.Database] != database || !about(q) {
 				continue
 			}
 			wrong, err := ask(ctx, conn, q)
@@ -116,6 +116,11 @@ func (p *prover) keys(ctx context.Context, conn *pgx.Conn, database string) erro
 	if err != nil || len(tables) == 0 {
 		return err
 	}
+	return p.keysOf(ctx, conn, database, tables)
+}
+
+// keysOf checks the foreign keys from and to the tables.
+func (p *prover) keysOf(ctx context.Context, conn *pgx.Conn, database string, tables []uint32) error {
 	const near = `IN (` + aboveBelow + `SELECT oid FROM up UNION SELECT oid FROM tree)`
 	keys, err := foreignKeys(ctx, conn, `convalidated AND (conrelid `+near+` OR confrelid `+near+`)`, tables)
 	if err != nil {
@@ -150,7 +155,11 @@ func (p *prover) packFindings() []sandglass.Finding {
 	if len(p.broken) > 0 {
 		f.Level, f.Message, f.Remedy = sandglass.Stop, "Rows refer to others that are not there: "+some(p.broken)+".", "The copy is discarded. A rule changed one side of these keys only; correct the pack."
 	}
-	return append([]sandglass.Finding{f}, p.asked...)
+	all := []sandglass.Finding{f}
+	if slices.ContainsFunc(p.in.rules(), func(r rule) bool { return r.carries != nil }) {
+		all = append(all, p.keptFinding())
+	}
+	return append(all, p.asked...)
 }
 
 // quiet asks the packs' quiesce checks of one database of the untouched copy.

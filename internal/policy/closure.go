@@ -15,6 +15,8 @@ type gone struct {
 	table string // its name, quoted
 	keys  []foreignKey
 	temp  string // the temporary table with the keys; "" where nothing can refer
+	// again: rows with the same key may have come since.
+	again bool
 }
 
 func (a *act) delete(ctx context.Context) (err error) {
@@ -25,7 +27,6 @@ func (a *act) delete(ctx context.Context) (err error) {
 	if !qualified {
 		alias = a.rule.Table
 	}
-	restored := []string{}
 	first, n, err := a.remove(ctx, a.table, a.table.Name, alias, a.where(""), 0)
 	if err != nil {
 		return err
@@ -34,15 +35,22 @@ func (a *act) delete(ctx context.Context) (err error) {
 	if err := a.changed(ctx, a.table.Name, nil, "delete", n); err != nil {
 		return err
 	}
-	queue := []gone{first}
-	for temps := 1; len(queue) > 0; queue = queue[1:] {
+	temps := 1
+	return a.followAll(ctx, []gone{first}, &temps)
+}
+
+// followAll does to the rows that refer to those gone, and to what refers to them in turn, as far
+// as it leads. temps counts the temporary tables made.
+func (a *act) followAll(ctx context.Context, queue []gone, temps *int) error {
+	var restored []string
+	for ; len(queue) > 0; queue = queue[1:] {
 		for _, k := range queue[0].keys {
-			more, back, n, err := a.follow(ctx, queue[0], k, temps)
+			more, back, n, err := a.follow(ctx, queue[0], k, *temps)
 			if err != nil {
 				return err
 			}
 			restored = append(restored, back...)
-			if temps++; n > 0 && more.temp != "" {
+			if *temps++; n > 0 && more.temp != "" {
 				queue = append(queue, more)
 			}
 		}
@@ -96,6 +104,13 @@ func (a *act) follow(ctx context.Context, g gone, k foreignKey, number int) (mor
 	}
 	where := fmt.Sprintf(" WHERE EXISTS (SELECT FROM %s g WHERE g.sandglass_of = ANY ('{%s}'::oid[]) AND %s)", g.temp,
 		strings.Trim(strings.Join(strings.Fields(fmt.Sprint(k.Parents)), ","), "[]"), k.match("g", "t"))
+	if g.again {
+		parent := k.ParentName
+		if len(k.Parents) == 1 {
+			parent = "ONLY " + parent
+		}
+		where += " AND NOT EXISTS (SELECT FROM " + parent + " p WHERE " + k.match("p", "t") + ")"
+	}
 	action, columns := "delete", []string(nil)
 	switch k.OnDelete {
 	case "n", "d":

@@ -18,6 +18,12 @@ func Describe(in Input, databases []string) []sandglass.PlanLine {
 		if r.needsTarget && in.Target == nil {
 			continue
 		}
+		for _, c := range r.carries {
+			lines = append(lines, sandglass.PlanLine{Step: step, What: DescribeRule(c.rule, r.database), Why: c.rule.Why, Rows: in.Counts[c.name()]})
+		}
+		if r.carries != nil {
+			continue
+		}
 		line := sandglass.PlanLine{Step: step, What: r.what, Why: r.why}
 		if r.name == ruleDatabases {
 			line.What = describeDatabases(in, databases)

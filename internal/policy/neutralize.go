@@ -45,10 +45,7 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	if in.Run == "" {
 		return Report{}, errors.New("neutralize: Input.Run is empty")
 	}
-	j := &job{st: st, in: in, log: st.Log, total: int64(len(in.rules()))}
-	if j.log == nil {
-		j.log = slog.New(slog.DiscardHandler)
-	}
+	j := newJob(st, in)
 	if err := in.rolesMissing(); err != nil {
 		return Report{}, err
 	}
@@ -90,6 +87,14 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	j.progress("")
 	j.report.Seconds = time.Since(began).Seconds()
 	return j.report, nil
+}
+
+func newJob(st Staging, in Input) *job {
+	j := &job{st: st, in: in, log: st.Log, total: int64(len(in.rules()))}
+	if j.log == nil {
+		j.log = slog.New(slog.DiscardHandler)
+	}
+	return j
 }
 
 func (j *job) databasesOf(r rule) []string {
@@ -202,6 +207,9 @@ func (j *job) runIn(ctx context.Context, conn *pgx.Conn, database string, rules 
 
 // run runs one rule once, or takes its result from the record of an earlier attempt.
 func (j *job) run(ctx context.Context, conn *pgx.Conn, database string, r rule) error {
+	if r.carries != nil {
+		return j.carryOver(ctx, conn, database, r)
+	}
 	report := RuleReport{Rule: r.name, Why: r.why}
 	if r.everyDatabase || r.database != "" {
 		report.Database = database

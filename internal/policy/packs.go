@@ -37,10 +37,13 @@ func (in Input) rules() []rule {
 	for _, database := range in.packDatabases() {
 		for _, p := range in.Packs {
 			for _, r := range p.Rules {
-				if in.Environment.Databases[r.Database] == database {
+				if in.Environment.Databases[r.Database] == database && !r.Carries() {
 					all = append(all, packRule(p, r, database))
 				}
 			}
+		}
+		if carries := in.carryRules(database); len(carries) > 0 {
+			all = append(all, rule{name: ruleCarry, database: database, carries: carries, what: "Rows that stay the sandbox's own are carried over in " + database + "."})
 		}
 		all = append(all, rule{name: ruleRewrite, database: database, plain: rewriteTables,
 			what: "The tables that rules are about are rewritten in " + database + ", and what was derived from them is made anew.",
@@ -80,7 +83,11 @@ func packRule(p pack.Pack, r pack.Rule, database string) rule {
 // DescribeRule says in one line what a rule does.
 func DescribeRule(r pack.Rule, database string) string {
 	what := map[string]string{"set": "set " + strings.Join(r.Columns(), ", "), "clear": "clear " + strings.Join(r.Columns(), ", "),
-		"empty": "remove all rows", "delete": "remove rows", "insert": "add rows"}[r.Action()]
+		"empty": "remove all rows", "delete": "remove rows", "insert": "add rows",
+		"keep": "the sandbox's own rows stay, production's are removed", "merge": "the sandbox's own rows win over production's"}[r.Action()]
+	if len(r.Only) > 0 {
+		what = "the sandbox's own " + strings.Join(r.Only, ", ") + " stay"
+	}
 	line := r.Table + ": " + what
 	if r.Where != "" {
 		line += " where " + strings.Join(strings.Fields(r.Where), " ")

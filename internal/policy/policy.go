@@ -47,6 +47,11 @@ type Input struct {
 	Environment sandglass.Environment
 	// Target is what ReadTarget found in the running sandbox; nil at a first restore.
 	Target *Target
+	// FromTarget opens sessions in the running sandbox, to read the rows that stay its own; nil at a
+	// first restore, or where the sandbox is down and that was accepted: then there are none.
+	FromTarget Connect
+	// Counts are the rows that each rule would carry, as CountCarried found them; for Describe.
+	Counts map[string]int64
 	// Packs are those of the sandbox: their rules, assertions and quiesce checks apply too.
 	Packs []pack.Pack
 	// Moment is what the copy shows, for people.
@@ -74,7 +79,9 @@ type RuleReport struct {
 	Database string `json:"database,omitempty"`
 	Rows     int64  `json:"rows"` // things changed: roles, servers, rows, ...
 	// Seen are the rows that the table of a pack's rule had before.
-	Seen    int64   `json:"seen,omitempty"`
+	Seen int64 `json:"seen,omitempty"`
+	// Carried says that Rows are the sandbox's own, which the copy has now, of the Seen in the sandbox.
+	Carried bool    `json:"carried,omitempty"`
 	Seconds float64 `json:"seconds"`
 	// Notes name what was found, without secrets.
 	Notes []string `json:"notes,omitempty"`

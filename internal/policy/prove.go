@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"sandglass"
+	"sandglass/internal/pack"
 )
 
 // assertion is a question whose right answer is an empty list of names.
@@ -32,6 +33,7 @@ type prover struct {
 	findings []sandglass.Finding
 	asked    []sandglass.Finding // of packs
 	broken   []string            // foreign keys
+	strange  []string            // tables with rows that are not the sandbox's own
 }
 
 func assertions() []assertion {
@@ -101,7 +103,10 @@ func Prove(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, erro
 			if err := p.keys(ctx, conn, name); err != nil {
 				return err
 			}
-			return p.assert(ctx, conn, name)
+			if err := p.kept(ctx, conn, name); err != nil {
+				return err
+			}
+			return p.assert(ctx, conn, name, func(pack.Question) bool { return true })
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prove database %q: %w", name, err)
@@ -148,6 +153,9 @@ func rulesMissing(ctx context.Context, p *prover, q querier) ([]string, error) {
 	for _, r := range p.in.rules() {
 		if r.everyDatabase || r.database == here || r.database == "" && here == home {
 			expected = append(expected, r.name)
+			for _, c := range r.carries {
+				expected = append(expected, c.name())
+			}
 		}
 	}
 	if run == nil || *run != p.in.Run {

@@ -18,6 +18,8 @@ type rule struct {
 	everyDatabase bool
 	// database is the one database, by its name in the sandbox, that a pack's rule works in.
 	database string
+	// carries are the rules of packs that this one stands for: rows that stay the sandbox's own.
+	carries []carryRule
 	// needsTarget: nothing to do at a first restore.
 	needsTarget bool
 	// ofTarget: depends on the sandbox's own roles and rights, hence is applied again when those
