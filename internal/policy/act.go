@@ -24,6 +24,7 @@ type act struct {
 	out   *outcome
 	table relation
 	tree  []relation
+	span  *span // the range of blocks to work on; nil: all of the table
 }
 
 func (a *act) do(ctx context.Context) error {
@@ -165,24 +166,22 @@ func emptyValue(c attribute) (string, bool) {
 }
 
 func (a *act) update(ctx context.Context, columns []attribute, sets []string, where string) (err error) {
-	if a.out.seen, err = a.count(ctx); err != nil {
-		return err
+	if a.span != nil {
+		err = a.updateSpan(ctx, sets, where)
+	} else if a.out.seen, err = a.count(ctx); err == nil {
+		a.out.rows, err = statement(ctx, a.tx, "UPDATE "+a.table.Name+" SET "+strings.Join(sets, ", ")+where)
 	}
-	if a.out.rows, err = statement(ctx, a.tx, "UPDATE "+a.table.Name+" SET "+strings.Join(sets, ", ")+where); err != nil {
+	if err != nil {
 		return err
 	}
 	var names []string
 	for _, c := range columns {
 		names = append(names, c.Name)
 	}
-	// What is generated from these columns has changed with them.
-	generated, err := column(ctx, a.tx, `SELECT DISTINCT g.attname::text FROM pg_attrdef d JOIN pg_attribute g ON g.attrelid = adrelid AND g.attnum = adnum AND g.attgenerated <> ''
-		JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refobjid = adrelid JOIN pg_attribute c ON c.attrelid = adrelid AND c.attnum = refobjsubid
-		WHERE adrelid = $1 AND c.attname = ANY ($2) ORDER BY 1`, a.table.OID, names)
-	if err != nil {
+	if names, err = a.table.withGenerated(ctx, a.tx, names); err != nil {
 		return err
 	}
-	return a.changed(ctx, a.table.Name, append(names, generated...), a.rule.Action(), a.out.rows)
+	return a.changed(ctx, a.table.Name, names, a.rule.Action(), a.out.rows)
 }
 
 func (a *act) insert(ctx context.Context) error {

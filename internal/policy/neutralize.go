@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,6 +34,8 @@ type job struct {
 	total  int64
 	// names are the databases rules work in, known once the databases rule is done.
 	names []string
+	// says is held while progress is told: two sessions may want to at once.
+	says sync.Mutex
 }
 
 // Neutralize takes out of the copy what must not come along and gives it what is the
@@ -109,6 +112,8 @@ func (j *job) databasesOf(r rule) []string {
 
 func (j *job) progress(note string) {
 	if j.in.Progress != nil {
+		j.says.Lock()
+		defer j.says.Unlock()
 		j.in.Progress(sandglass.Progress{Done: j.done, Total: j.total, Unit: "rules", Note: note, ETA: -1})
 	}
 }

@@ -73,8 +73,15 @@ func (in Input) packDatabases() []string {
 }
 
 func packRule(p pack.Pack, r pack.Rule, database string) rule {
-	return rule{name: p.Name + "/" + r.Name, what: DescribeRule(r, database), why: r.Why, database: database,
+	name := p.Name + "/" + r.Name
+	return rule{name: name, what: DescribeRule(r, database), why: r.Why, database: database,
+		plain: func(ctx context.Context, j *job, conn *pgx.Conn, o *outcome) error {
+			return j.inRanges(ctx, conn, p, r, o)
+		},
 		tx: func(ctx context.Context, j *job, tx pgx.Tx, o *outcome) error {
+			if o.ranged {
+				return forgetRanges(ctx, tx, name)
+			}
 			a := &act{job: j, tx: tx, pack: p, rule: r, out: o}
 			return a.do(ctx)
 		}}

@@ -59,6 +59,8 @@ type Input struct {
 	// Synchronized says, to Prove, that the sandbox's own migrations have run since: they may
 	// have made roles, settings or servers on purpose, and their finding can be accepted.
 	Synchronized bool
+	// Range is how much of a big table one transaction of a rule goes through; 0: DefaultRange.
+	Range sandglass.Bytes
 	// Progress is called before each rule, and once at the end; may be nil.
 	Progress func(sandglass.Progress)
 }

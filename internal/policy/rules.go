@@ -37,6 +37,7 @@ type outcome struct {
 	seen   int64    // rows of the table, before
 	notes  []string // what was found, without secrets
 	missed []string // what of the sandbox could not be given to the copy
+	ranged bool     // plain has done it all, range by range
 }
 
 // Names of the two rules that run before there is a place to record them: they look at the

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,14 @@ func (r relation) columns(ctx context.Context, q querier, names []string) ([]att
 	return structs[attribute](ctx, q, `SELECT attname::text, attnotnull OR typnotnull, attgenerated <> '', typcategory::text, format_type(coalesce(nullif(typbasetype, 0), t.oid), NULL)
 		FROM unnest($2::text[]) WITH ORDINALITY n (name, i) JOIN pg_attribute a ON attname = name JOIN pg_type t ON t.oid = atttypid
 		WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY i`, r.OID, names)
+}
+
+// withGenerated adds to the names of columns those of the columns that are generated from them, and change with them.
+func (r relation) withGenerated(ctx context.Context, q querier, names []string) ([]string, error) {
+	generated, err := column(ctx, q, `SELECT DISTINCT g.attname::text FROM pg_attrdef d JOIN pg_attribute g ON g.attrelid = adrelid AND g.attnum = adnum AND g.attgenerated <> ''
+		JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refobjid = adrelid JOIN pg_attribute c ON c.attrelid = adrelid AND c.attnum = refobjsubid
+		WHERE adrelid = $1 AND c.attname = ANY ($2) ORDER BY 1`, r.OID, names)
+	return append(slices.Clone(names), generated...), err
 }
 
 // below is SQL for the oids of the tables $1 (an array) with all their partitions and children.
