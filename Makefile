@@ -54,9 +54,10 @@ lint-go: go
 install-postgres: ## PostgreSQL's server programs from apt, if there are none (not a cluster)
 	@INSTALL=$(INSTALL) packaging/install postgresql
 
-install-test-tools: # tests that follow docs/FORMAT.md and the API with public tools are skipped without them
+install-test-tools: # tests that follow docs/FORMAT.md and the API with public tools, or need pg_cron, are skipped without them
 	@INSTALL=$(INSTALL) packaging/install zstd
 	@INSTALL=$(INSTALL) packaging/install curl
+	@INSTALL=$(INSTALL) packaging/install pg_cron
 
 install-pgbackrest: # for the benchmarks only
 	@INSTALL=$(INSTALL) packaging/install pgbackrest
