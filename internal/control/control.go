@@ -193,7 +193,8 @@ func readKey(path string) (repo.Keys, error) {
 func (c *Control) build(owner server.Owner) error {
 	c.recorders = newRecorders(c)
 	c.host = &operation.Host{Name: c.Host, DB: c.db, Repository: c.repo, Recorders: c.recorders, Owner: owner, Helper: c.Executable,
-		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), owner.UID, owner.GID, c.Log), Folders: c.Binaries, Packs: filepath.Join(c.State, "packs"), Log: c.Log}
+		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), owner.UID, owner.GID, c.Log), Folders: c.Binaries, Packs: filepath.Join(c.State, "packs"),
+		Hidden: []string{c.State, c.Repository}, Log: c.Log}
 	var err error
 	c.engine, err = engine.New(engine.Config{DB: c.db, Host: c.Host, Dir: filepath.Join(c.State, "ops"), Log: c.Log,
 		Workflows: c.host.Workflows(), Finished: c.record})

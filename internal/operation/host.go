@@ -50,7 +50,9 @@ type Host struct {
 	Folders []string
 	// Packs is the folder of the team's own packs; it may be missing.
 	Packs string
-	Log   *slog.Logger
+	// Hidden are folders of ours that a sandbox's migrations never see.
+	Hidden []string
+	Log    *slog.Logger
 
 	locks locks
 }
@@ -66,6 +68,7 @@ func (h *Host) Workflows() []engine.Workflow {
 		engine.Step{Name: "inspect", Do: h.inspect, Timeout: 10 * time.Minute},
 		engine.Step{Name: "neutralize", Do: h.neutralize, Timeout: 6 * time.Hour},
 		engine.Step{Name: "prove", Do: h.prove, Timeout: time.Hour},
+		engine.Step{Name: "synchronize", Do: h.synchronize, Timeout: 48 * time.Hour},
 		engine.Step{Name: "rehearse", Do: h.rehearse, Undo: h.unrehearse, Timeout: 6 * time.Hour},
 		engine.Step{Name: "cut over", Do: h.cutOver, Undo: h.rollBack, Timeout: 10 * time.Minute, NoReturn: true},
 		engine.Step{Name: "finish", Do: h.finish, Timeout: 10 * time.Minute},
@@ -101,6 +104,11 @@ type memory struct {
 	Recovered bool               `json:"recovered,omitempty"`
 	End       server.RecoveryEnd `json:"end"`
 	Dropped   []string           `json:"dropped,omitempty"`
+	// Synchronizing is set before the sandbox's migrations begin, Synchronized once they are done and the copy was proven
+	// again. Lent is a role that may log in meanwhile.
+	Synchronizing bool   `json:"synchronizing,omitempty"`
+	Synchronized  bool   `json:"synchronized,omitempty"`
+	Lent          string `json:"lent,omitempty"`
 	// Carried is a digest of the sandbox's roles as the copy last got them; Closed is set before the policy's notes are removed.
 	Carried     string                  `json:"carried,omitempty"`
 	Closed      bool                    `json:"closed,omitempty"`

@@ -42,7 +42,8 @@ func (h *Host) copyOf(ctx context.Context, run *engine.Run) (policy.Staging, pol
 		return policy.Staging{}, policy.Input{}, db.Environment{}, err
 	}
 	packs, err := h.packsOf(target.Declaration)
-	in := policy.Input{Run: run.Operation.ID, Source: origin.Declaration, Environment: target.Declaration, Packs: packs, Moment: momentText(run.Operation), Progress: run.Progress}
+	in := policy.Input{Run: run.Operation.ID, Source: origin.Declaration, Environment: target.Declaration, Packs: packs, Moment: momentText(run.Operation), Progress: run.Progress,
+		Synchronized: m.Synchronized}
 	return policyServer(c, run.Log), in, target, err
 }
 

@@ -96,6 +96,7 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 			return plan, m, err
 		}
 		plan.Findings = append(plan.Findings, packFindings(packs, facts)...)
+		h.planSynchronize(&plan, facts)
 	}
 	h.lines(&plan, m, facts, r, target, packs)
 	return plan, m, nil
@@ -295,6 +296,9 @@ func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandgl
 		add(l)
 	}
 	add(sandglass.PlanLine{Step: "prove", What: "Check every assertion on the copy; anything red ends the restore.", Seconds: 0.5})
+	if f.Target.Server.Synchronize != nil {
+		add(synchronizeLine(f.Target))
+	}
 	if target.Recording {
 		add(sandglass.PlanLine{Step: "rehearse", What: "Take the first image of the sandbox's new history, from the stopped copy.", Bytes: f.Image.Bytes, Seconds: float64(f.Image.Bytes) / fetchRate})
 	}

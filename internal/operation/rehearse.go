@@ -67,7 +67,7 @@ func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Stagin
 	if err != nil {
 		return err
 	}
-	if err := h.judge(ctx, run, findings, nil); err != nil {
+	if err := h.judge(ctx, run, findings, target.Declaration.Accept); err != nil {
 		return err
 	}
 	m.Carried, m.Closed = digest(in.Target), true

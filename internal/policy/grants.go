@@ -46,8 +46,9 @@ func giveDatabaseAccess(ctx context.Context, j *job, tx pgx.Tx, o *outcome) erro
 				o.missed = append(o.missed, fmt.Sprintf("Owner or limit of database %q: %s.", name, refused))
 			}
 		}
+		// An owner that is production's stays one, with its rights: the sandbox has none to give it instead.
 		holders, err := column(ctx, tx, `SELECT DISTINCT coalesce(rolname::text, '') FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) a
-			LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE datname = $1 AND (a.grantee = 0 OR rolname IS NOT NULL)`, name)
+			LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE datname = $1 AND (a.grantee = 0 OR rolname IS NOT NULL) AND ($2 OR a.grantee <> datdba)`, name, d.Owner != "")
 		if err != nil {
 			return err
 		}
