@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"sandglass"
@@ -157,6 +158,29 @@ func (a *app) client() (*client.Client, error) {
 		return nil, usage("It holds the token alone, or NAME TOKEN.", "%s is not a token file.", file)
 	}
 	return client.New(client.Options{URL: url, Token: fields[len(fields)-1]})
+}
+
+// asks is a command that asks the control plane.
+func (a *app) asks(do func(ctx context.Context, cl *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		cl, err := a.client()
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		return do(c.Context(), cl, args)
+	}
+}
+
+// asksOf is asks for a command on the environment that is its first argument, with that one's zone.
+func (a *app) asksOf(do func(ctx context.Context, cl *client.Client, zone *time.Location, args []string) error) func(*cobra.Command, []string) error {
+	return a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+		zone, err := a.zoneOf(ctx, cl, args[0])
+		if err != nil {
+			return err
+		}
+		return do(ctx, cl, zone, args)
+	})
 }
 
 // print writes v as JSON when --json asks for it, else calls text with a writer for people.

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sandglass"
+	"sandglass/client"
 )
 
 // commitFlags choose commits.
@@ -46,13 +47,14 @@ func (f *commitFlags) query(zone *time.Location, now time.Time) (q sandglass.Com
 	if f.minRows < 0 || f.limit < 1 || f.limit > 10000 {
 		return q, usage("--min-rows is not negative, --limit is from 1 to 10000.", "That many commits can't be asked for.")
 	}
-	if f.from != "" {
-		if q.From, err = parseWhen(f.from, zone, now); err != nil {
-			return q, err
+	for _, typed := range []struct {
+		text string
+		into *time.Time
+	}{{f.from, &q.From}, {f.to, &q.To}} {
+		if typed.text == "" {
+			continue
 		}
-	}
-	if f.to != "" {
-		if q.To, err = parseWhen(f.to, zone, now); err != nil {
+		if *typed.into, err = parseWhen(typed.text, zone, now); err != nil {
 			return q, err
 		}
 	}
@@ -70,30 +72,24 @@ deleted, by table, oldest first. The accident is mostly the largest:
 
   sandglass commits prod --from "10 minutes ago" --min-rows 1000
   sandglass restore uat --from prod --xid 81236 --before`,
-		RunE: func(c *cobra.Command, args []string) error { return a.commits(c.Context(), args[0], f) }}
+		RunE: a.asksOf(func(ctx context.Context, cl *client.Client, zone *time.Location, args []string) error {
+			all, err := f.ask(ctx, cl, args[0], zone, a.now())
+			if err != nil {
+				return err
+			}
+			return a.print(all, func(w io.Writer) error { return showCommits(w, args[0], all, zone) })
+		})}
 	f.flags(c)
 	return c
 }
 
-func (a *app) commits(ctx context.Context, name string, f commitFlags) error {
-	cl, err := a.client()
+// ask asks for the commits of an environment that the flags choose.
+func (f *commitFlags) ask(ctx context.Context, cl *client.Client, name string, zone *time.Location, now time.Time) ([]sandglass.Commit, error) {
+	q, err := f.query(zone, now)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer cl.Close()
-	zone, err := a.zoneOf(ctx, cl, name)
-	if err != nil {
-		return err
-	}
-	q, err := f.query(zone, a.now())
-	if err != nil {
-		return err
-	}
-	all, err := cl.Commits(ctx, name, q)
-	if err != nil {
-		return err
-	}
-	return a.print(all, func(w io.Writer) error { return showCommits(w, name, all, zone) })
+	return cl.Commits(ctx, name, q)
 }
 
 // showCommits writes transactions, a line for each relation.
@@ -124,7 +120,7 @@ func showCommits(w io.Writer, name string, all []sandglass.Commit, zone *time.Lo
 			rows = append(rows, append(first[:len(first):len(first)], r.Database+" "+r.Relation, rowsText(r)))
 		}
 	}
-	if err := table(w, head, rows); err != nil {
+	if err := table(w, head, rows, "LSN", "committed (UTC)"); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\nJust before one of them: sandglass restore TARGET --from %s --xid TRANSACTION --before\n", name)

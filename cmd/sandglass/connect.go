@@ -8,38 +8,32 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"sandglass"
+	"sandglass/client"
 )
 
 func newConnect(a *app) *cobra.Command {
 	var print bool
 	c := &cobra.Command{Use: "connect ENV [DATABASE]", Short: "Open psql on a sandbox, or print its line", Args: takes("ENV", "[DATABASE]"), ValidArgsFunction: a.environments(sandglass.Sandbox),
 		Long: "Open psql on a sandbox. Without a terminal or without psql, and with --print, the line is printed instead.",
-		RunE: func(c *cobra.Command, args []string) error {
-			database := ""
-			if len(args) > 1 {
-				database = args[1]
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			conn, err := cl.Connect(ctx, args[0], strings.Join(args[1:], ""))
+			if err != nil {
+				return err
 			}
-			return a.connect(c.Context(), args[0], database, print)
-		}}
+			return a.connect(conn, print)
+		})}
 	c.Flags().BoolVar(&print, "print", false, "print the line only")
 	return c
 }
 
-func (a *app) connect(ctx context.Context, name, database string, print bool) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	conn, err := cl.Connect(ctx, name, database)
-	if err != nil {
-		return err
-	}
+// connect becomes psql on a terminal that has it, and prints its line elsewhere.
+func (a *app) connect(conn sandglass.Connection, print bool) error {
 	if !a.json && !print && terminal(a.stdin) && terminal(a.stdout) && len(conn.PSQL) > 0 {
 		if psql, err := exec.LookPath(conn.PSQL[0]); err == nil {
 			if err := syscall.Exec(psql, conn.PSQL, os.Environ()); err != nil {

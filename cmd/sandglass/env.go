@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sandglass"
+	"sandglass/client"
 )
 
 func newEnv(a *app) *cobra.Command {
@@ -20,13 +21,8 @@ func newEnv(a *app) *cobra.Command {
 }
 
 func newEnvList(a *app) *cobra.Command {
-	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List environments", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		all, err := cl.Environments(c.Context())
+	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List environments", Args: takes(), RunE: a.asks(func(ctx context.Context, cl *client.Client, _ []string) error {
+		all, err := cl.Environments(ctx)
 		if err != nil {
 			return err
 		}
@@ -37,11 +33,11 @@ func newEnvList(a *app) *cobra.Command {
 			}
 			var rows [][]string
 			for _, e := range all {
-				rows = append(rows, []string{e.Name, string(e.Kind), string(e.State), recorderWord(e.Recorder), e.Address, stateText(e.LastRestored, time.UTC), e.Operation})
+				rows = append(rows, []string{e.Name, string(e.Kind), string(e.State), recorderWord(e.Recorder), e.Address, withTimes(e.LastRestored, time.UTC), e.Operation})
 			}
-			return table(w, []string{"name", "kind", "server", "recorder", "address", "shows", "operation"}, rows)
+			return table(w, []string{"name", "kind", "server", "recorder", "address", "shows", "operation"}, rows, "kind", "operation")
 		})
-	}}
+	})}
 }
 
 // recorderWord is a recorder's state in a table.
@@ -54,18 +50,13 @@ func recorderWord(r *sandglass.RecorderStatus) string {
 
 func newEnvShow(a *app) *cobra.Command {
 	return &cobra.Command{Use: "show ENV", Short: "Show one environment", Args: takes("ENV"), ValidArgsFunction: a.environments(""),
-		RunE: func(c *cobra.Command, args []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			e, err := cl.Environment(c.Context(), args[0])
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			e, err := cl.Environment(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			return a.print(e, func(w io.Writer) error { return showEnvironment(w, e) })
-		}}
+		})}
 }
 
 // showEnvironment writes what is known of an environment, a line each.
@@ -92,7 +83,7 @@ func showEnvironment(w io.Writer, e sandglass.EnvironmentStatus) error {
 	if e.Major != 0 {
 		add("PostgreSQL", strconv.Itoa(e.Major))
 	}
-	add("Shows", stateText(e.LastRestored, zone))
+	add("Shows", withTimes(e.LastRestored, zone))
 	if e.Volume != nil {
 		add("Volume", e.Volume.ID+", "+sandglass.Bytes(e.Volume.Bytes).String())
 	}
@@ -113,7 +104,7 @@ func showEnvironment(w io.Writer, e sandglass.EnvironmentStatus) error {
 			add("WAL", fmt.Sprintf("at %s, durable to %s (%s behind)", r.ServerLSN, r.DurableLSN, sandglass.Bytes(behind(r.ServerLSN, r.DurableLSN))))
 		}
 	}
-	if err := columns(w, "", rows); err != nil {
+	if err := pairs(w, "", rows); err != nil {
 		return err
 	}
 	if e.Recorder != nil && e.Recorder.LastError != nil {
@@ -140,14 +131,12 @@ func span0(d sandglass.Duration) string {
 }
 
 func newEnvStart(a *app) *cobra.Command {
-	var fresh bool
+	r := sandglass.Request{Kind: sandglass.KindStart}
 	var wait waiting
 	c := &cobra.Command{Use: "start ENV", Short: "Start a sandbox's server", Args: takes("ENV"), ValidArgsFunction: a.environments(sandglass.Sandbox),
 		Long: "Start a sandbox's server, and keep it started over reboots. With --new, first make a new, empty\ncluster in a sandbox that nothing was restored into yet.",
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.do(c.Context(), sandglass.Request{Kind: sandglass.KindStart, Environment: args[0], New: fresh}, wait)
-		}}
-	c.Flags().BoolVar(&fresh, "new", false, "make a new, empty cluster")
+		RunE: a.does(&r, &wait)}
+	c.Flags().BoolVar(&r.New, "new", false, "make a new, empty cluster")
 	wait.flags(c)
 	return c
 }
@@ -155,9 +144,7 @@ func newEnvStart(a *app) *cobra.Command {
 func newEnvStop(a *app) *cobra.Command {
 	var wait waiting
 	c := &cobra.Command{Use: "stop ENV", Short: "Stop a sandbox's server", Args: takes("ENV"), ValidArgsFunction: a.environments(sandglass.Sandbox),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.do(c.Context(), sandglass.Request{Kind: sandglass.KindStop, Environment: args[0]}, wait)
-		}}
+		RunE: a.does(&sandglass.Request{Kind: sandglass.KindStop}, &wait)}
 	wait.flags(c)
 	return c
 }
@@ -168,17 +155,14 @@ func newEnvRemove(a *app) *cobra.Command {
 		Long: `Forget an environment. Its recording ends and its slot on production is dropped; a
 sandbox's server is stopped and its volumes are removed. What was recorded stays in the
 repository until its retention ends.`,
-		RunE: func(c *cobra.Command, args []string) error { return a.removeEnvironment(c.Context(), args[0], yes) }}
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			return a.removeEnvironment(ctx, cl, args[0], yes)
+		})}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }
 
-func (a *app) removeEnvironment(ctx context.Context, name string, yes bool) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
+func (a *app) removeEnvironment(ctx context.Context, cl *client.Client, name string, yes bool) error {
 	e, err := cl.Environment(ctx, name)
 	if err != nil {
 		return err
@@ -197,11 +181,7 @@ func (a *app) removeEnvironment(ctx context.Context, name string, yes bool) erro
 	if err != nil {
 		return err
 	}
-	return a.print(found, func(w io.Writer) error {
-		fmt.Fprintf(w, "%s is forgotten; what was recorded stays in the repository until its retention ends.\n", name)
-		findings(w, "  ", found)
-		return nil
-	})
+	return a.tellFindings(found, name+" is forgotten; what was recorded stays in the repository until its retention ends.")
 }
 
 // shellLine writes argv as a line for a shell.

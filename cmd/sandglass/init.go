@@ -94,7 +94,7 @@ func (o initialized) tell(w io.Writer) error {
 	if !o.Made {
 		fmt.Fprintln(w, "Everything is here already; nothing was changed.")
 	}
-	if err := columns(w, "", [][]string{{"State", o.State}, {"Configuration", o.Config}, {"Repository", o.Repository}, {"Key", o.Key}, {"Public key", o.PublicKey}}); err != nil {
+	if err := pairs(w, "", [][]string{{"State", o.State}, {"Configuration", o.Config}, {"Repository", o.Repository}, {"Key", o.Key}, {"Public key", o.PublicKey}}); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\nKeep a copy of the key in a safe place away from this machine: without it, nothing in\nthe repository can be read.\n\nNext: `sandglass serve`, then `sandglass apply -f FILE`.\n")

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sandglass"
+	"sandglass/client"
 )
 
 // momentFlags name a moment.
@@ -86,22 +87,15 @@ func newMoment(a *app) *cobra.Command {
 				}
 				f.at = args[1]
 			}
-			return a.moment(c.Context(), args[0], f)
+			return a.asksOf(func(ctx context.Context, cl *client.Client, zone *time.Location, args []string) error {
+				return a.moment(ctx, cl, args[0], zone, f)
+			})(c, args)
 		}}
 	f.flags(c)
 	return c
 }
 
-func (a *app) moment(ctx context.Context, name string, f momentFlags) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	zone, err := a.zoneOf(ctx, cl, name)
-	if err != nil {
-		return err
-	}
+func (a *app) moment(ctx context.Context, cl *client.Client, name string, zone *time.Location, f momentFlags) error {
 	m, err := f.moment(zone, a.now())
 	if err != nil {
 		return err
@@ -116,7 +110,7 @@ func (a *app) moment(ctx context.Context, name string, f momentFlags) error {
 			subject = "The latest moment"
 		}
 		fmt.Fprintf(w, "%s of %s can be restored.\n\n", subject, name)
-		return columns(w, "  ", rangeRows(r, zone))
+		return pairs(w, "  ", rangeRows(r, zone))
 	})
 }
 

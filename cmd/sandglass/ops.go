@@ -23,13 +23,8 @@ func newOps(a *app) *cobra.Command {
 
 func newOpsList(a *app) *cobra.Command {
 	var q sandglass.OperationQuery
-	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List operations, newest first", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		all, err := cl.Operations(c.Context(), q)
+	c := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List operations, newest first", Args: takes(), RunE: a.asks(func(ctx context.Context, cl *client.Client, _ []string) error {
+		all, err := cl.Operations(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -44,48 +39,30 @@ func newOpsList(a *app) *cobra.Command {
 				if !o.Ended.IsZero() && !o.Began.IsZero() {
 					took = span(o.Ended.Sub(o.Began))
 				}
-				rows = append(rows, []string{o.ID, string(o.Kind), o.Environment, o.Source, string(o.State), o.Created.UTC().Format(time.DateTime), took, o.AskedBy})
+				rows = append(rows, []string{o.ID, string(o.Kind), o.Environment, o.Source, string(o.State), o.Created.UTC().Format(minuteLayout), took, o.AskedBy})
 			}
-			return table(w, []string{"id", "kind", "target", "source", "state", "asked (UTC)", "took", "by"}, rows)
+			return table(w, []string{"id", "kind", "target", "source", "state", "asked (UTC)", "took", "by"}, rows, "by", "source", "asked (UTC)")
 		})
-	}}
+	})}
 	c.Flags().StringVar(&q.Environment, "env", "", "only those on this `environment`")
 	c.Flags().IntVar(&q.Limit, "limit", 20, "only the newest so many")
 	_ = c.RegisterFlagCompletionFunc("env", a.environmentFlag("")) // the flag exists
 	return c
 }
 
-// operations completes the first argument with the newest operations.
-func (a *app) operations(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	cl, err := a.client()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(c.Context(), completionTime)
-	defer cancel()
+// newestOperations are the newest operations, for a completion.
+func newestOperations(ctx context.Context, cl *client.Client) (ids []string, err error) {
 	all, err := cl.Operations(ctx, sandglass.OperationQuery{Limit: 20})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var ids []string
 	for _, o := range all {
 		ids = append(ids, fmt.Sprintf("%s\t%s %s, %s", o.ID, o.Kind, o.Environment, o.State))
 	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
+	return ids, err
 }
 
 // onOperation makes a command that does something with the operation of its first argument.
 func (a *app) onOperation(c *cobra.Command, do func(ctx context.Context, cl *client.Client, id string) error) *cobra.Command {
-	c.Args, c.ValidArgsFunction = takes("ID"), a.operations
-	c.RunE = func(c *cobra.Command, args []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		return do(c.Context(), cl, args[0])
-	}
+	c.Args, c.ValidArgsFunction = takes("ID"), a.completes(newestOperations)
+	c.RunE = a.asks(func(ctx context.Context, cl *client.Client, args []string) error { return do(ctx, cl, args[0]) })
 	return c
 }
 
@@ -128,10 +105,12 @@ func (a *app) showOperation(w io.Writer, o sandglass.Operation, zone *time.Locat
 	if o.Reason != "" {
 		rows = append(rows, []string{"Reason", o.Reason})
 	}
-	if err := columns(w, "", rows); err != nil {
+	if err := pairs(w, "", rows); err != nil {
 		return err
 	}
+	var told []sandglass.Finding
 	if o.Plan != nil {
+		told = o.Plan.Findings
 		fmt.Fprintln(w)
 		r := sandglass.Request{Kind: o.Kind, Environment: o.Environment, Source: o.Source}
 		if o.Kind == sandglass.KindPeek {
@@ -155,7 +134,7 @@ func (a *app) showOperation(w io.Writer, o sandglass.Operation, zone *time.Locat
 			fmt.Fprintln(w, v.endText(s))
 		}
 	}
-	if err := showEnd(w, o, zone); err != nil || o.Error == nil {
+	if err := showEnd(w, o, zone, told); err != nil || o.Error == nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "%s [%s]\n  %s\n", o.Error.Message, o.Error.Code, o.Error.Remedy)
@@ -170,7 +149,7 @@ func newOpsWatch(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.follow(cl, o, a.zoneOrUTC(ctx, cl, o))
+			return a.follow(cl, o, a.zoneOrUTC(ctx, cl, o), nil)
 		})
 }
 

@@ -26,7 +26,9 @@ psql line for it. It is for reading lost rows: nothing in it was neutralized, so
 is asked for and kept. Ctrl-C or the end of its time closes it and leaves nothing behind.
 
   sandglass peek prod --at "yesterday 10:42" --reason "orders deleted by mistake"`,
-		RunE: func(c *cobra.Command, args []string) error { return a.peek(c.Context(), args[0], m, f) }}
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			return a.peek(ctx, cl, args[0], m, f)
+		})}
 	m.flags(c)
 	c.Flags().StringVar(&f.reason, "reason", "", "`why` it is opened; kept with it")
 	c.Flags().DurationVar(&f.ttl, "ttl", time.Hour, "how long it stays open at most")
@@ -43,18 +45,13 @@ type peekFlags struct {
 	accept []string
 }
 
-func (a *app) peek(ctx context.Context, source string, m momentFlags, f peekFlags) error {
+func (a *app) peek(ctx context.Context, cl *client.Client, source string, m momentFlags, f peekFlags) error {
 	if f.reason == "" {
 		return usage("Say why with --reason; it is kept with the peek.", "The reason is missing.")
 	}
 	if f.ttl < time.Minute {
 		return usage("Use at least 1m.", "A peek of %s is too short.", f.ttl)
 	}
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
 	zone, err := a.zoneOf(ctx, cl, source)
 	if err != nil {
 		return err
@@ -70,7 +67,7 @@ func (a *app) peek(ctx context.Context, source string, m momentFlags, f peekFlag
 	}
 	if plan.Stopped() {
 		if !a.json {
-			findings(a.stdout, "", plan.Findings)
+			findings(a.stdout, "", a.untold(plan))
 		}
 		return stopped(plan)
 	}
@@ -130,13 +127,8 @@ func (a *app) holdPeek(cl *client.Client, id string, zone *time.Location, detach
 }
 
 func newPeekList(a *app) *cobra.Command {
-	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List open peeks", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		all, err := cl.Peeks(c.Context())
+	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List open peeks", Args: takes(), RunE: a.asks(func(ctx context.Context, cl *client.Client, _ []string) error {
+		all, err := cl.Peeks(ctx)
 		if err != nil {
 			return err
 		}
@@ -147,25 +139,20 @@ func newPeekList(a *app) *cobra.Command {
 			}
 			var rows [][]string
 			for _, p := range all {
-				rows = append(rows, []string{p.ID, p.Environment, stateText(p.Moment, time.UTC), p.AskedBy, p.Connection.Until.UTC().Format(time.DateTime), p.Reason})
+				rows = append(rows, []string{p.ID, p.Environment, withTimes(p.Moment, time.UTC), p.AskedBy, p.Connection.Until.UTC().Format(time.DateTime), p.Reason})
 			}
-			return table(w, []string{"id", "source", "moment", "by", "until (UTC)", "reason"}, rows)
+			return table(w, []string{"id", "source", "moment", "by", "until (UTC)", "reason"}, rows, "by")
 		})
-	}}
+	})}
 }
 
 func newPeekEnd(a *app) *cobra.Command {
 	return &cobra.Command{Use: "end ID", Short: "Close a peek", Args: takes("ID"), ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(c *cobra.Command, args []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if err := cl.EndPeek(c.Context(), args[0]); err != nil {
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			if err := cl.EndPeek(ctx, args[0]); err != nil {
 				return err
 			}
 			a.say("Closed; nothing is left of it.")
 			return nil
-		}}
+		})}
 }

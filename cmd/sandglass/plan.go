@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
-
-	"golang.org/x/term"
 
 	"sandglass"
+	"sandglass/internal/preflight"
 )
 
 // showPlan writes what an operation would do.
@@ -22,27 +19,45 @@ func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Loc
 	fmt.Fprintln(w, planTitle(r, p, zone))
 	if p.Range != nil {
 		fmt.Fprintln(w)
-		if err := columns(w, "  ", rangeRows(*p.Range, zone)); err != nil {
+		if err := pairs(w, "  ", rangeRows(*p.Range, zone)); err != nil {
 			return err
 		}
 	}
-	if len(p.Lines) > 0 {
-		fmt.Fprintln(w, "\nWhat happens")
-		planLines(w, p.Lines)
-		if p.Seconds > 0 {
-			fmt.Fprintf(w, "  %s in all; the target stays online until the cutover\n", about(p.Seconds))
-		}
-	}
-	showDatabases(w, p)
-	if len(p.NotCopied) > 0 {
-		fmt.Fprintln(w, "\nWhat is not copied")
-		planLines(w, p.NotCopied)
+	if !p.Stopped() { // then nothing of it happens
+		showWork(w, r, p, zone)
 	}
 	if slices.ContainsFunc(p.Findings, func(f sandglass.Finding) bool { return f.Level != sandglass.OK }) {
 		fmt.Fprintln(w, "\nFindings")
 		findings(w, "  ", p.Findings)
 	}
 	return nil
+}
+
+// showWork writes what happens, how long it takes, and what does not come along.
+func showWork(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Location) {
+	if len(p.Lines) > 0 {
+		fmt.Fprintln(w, "\nWhat happens")
+		planLines(w, p.Lines, zone)
+		if p.Seconds > 0 {
+			fmt.Fprintf(w, "  %s in all%s\n", about(p.Seconds), meanwhile(r, p))
+		}
+	}
+	showDatabases(w, p)
+	if len(p.NotCopied) > 0 {
+		fmt.Fprintln(w, "\nWhat is not copied")
+		planLines(w, p.NotCopied, zone)
+	}
+}
+
+// meanwhile says how the target is until its cutover.
+func meanwhile(r sandglass.Request, p sandglass.Plan) string {
+	switch {
+	case r.Kind == sandglass.KindPeek:
+		return ""
+	case slices.ContainsFunc(p.Findings, func(f sandglass.Finding) bool { return f.Code == preflight.CodeFirstRestore }):
+		return "; " + r.Environment + " is empty until then"
+	}
+	return "; " + r.Environment + " stays online until the cutover"
 }
 
 // planTitle says in a sentence what was asked for.
@@ -70,20 +85,8 @@ func planTitle(r sandglass.Request, p sandglass.Plan, zone *time.Location) strin
 	return upperFirst(string(r.Kind)) + " " + r.Environment
 }
 
-// textWidth is how wide running text is, in characters; less on a terminal that is narrower.
-const textWidth = 100
-
-func widthOf(w io.Writer) int {
-	if f, ok := w.(*os.File); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
-			return min(textWidth, max(width, textWidth/2))
-		}
-	}
-	return textWidth
-}
-
 // planLines writes plan lines: the step, named once, then what and why, how much and how long.
-func planLines(w io.Writer, lines []sandglass.PlanLine) {
+func planLines(w io.Writer, lines []sandglass.PlanLine, zone *time.Location) {
 	widest := 0
 	for _, l := range lines {
 		widest = max(widest, len(l.Step))
@@ -106,13 +109,7 @@ func planLines(w io.Writer, lines []sandglass.PlanLine) {
 		if widest > 0 {
 			head = fmt.Sprintf("  %-*s  ", widest, step)
 		}
-		hanging := strings.Repeat(" ", len(head)+2)
-		for i, line := range wrap(text, widthOf(w)-len(hanging)) {
-			if i > 0 {
-				head = hanging
-			}
-			fmt.Fprintln(w, head+line)
-		}
+		paragraph(w, head, strings.Repeat(" ", len(head)+2), withTimes(text, zone))
 	}
 }
 
@@ -131,22 +128,6 @@ func planAmounts(l sandglass.PlanLine) []string {
 	return parts
 }
 
-// wrap breaks a text at blanks into lines of at most width characters; a longer word has a line of its own.
-func wrap(text string, width int) []string {
-	var lines []string
-	line := ""
-	for _, word := range strings.Fields(text) {
-		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
-			lines, line = append(lines, line), ""
-		}
-		if line != "" {
-			line += " "
-		}
-		line += word
-	}
-	return append(lines, line)
-}
-
 // showDatabases says which databases come along, under which names, and which go first.
 func showDatabases(w io.Writer, p sandglass.Plan) {
 	var names []string
@@ -157,9 +138,10 @@ func showDatabases(w io.Writer, p sandglass.Plan) {
 		names = append(names, source)
 	}
 	if len(names) > 0 {
-		fmt.Fprintf(w, "\nDatabases that come along: %s\n", strings.Join(names, ", "))
+		fmt.Fprintln(w)
+		paragraph(w, "", "  ", "Databases that come along: "+strings.Join(names, ", "))
 	}
 	if len(p.Dropped) > 0 {
-		fmt.Fprintf(w, "Databases that do not, as no role names them: %s\n", strings.Join(p.Dropped, ", "))
+		paragraph(w, "", "  ", "Databases that do not, as no role names them: "+strings.Join(p.Dropped, ", "))
 	}
 }

@@ -24,19 +24,14 @@ func newRecordStart(a *app) *cobra.Command {
 		Long: `Begin to record an environment. What would endanger production is refused: no limit on
 what a slot keeps back (max_slot_wal_keep_size), or synchronous_standby_names that could
 match. A refusal is waived by its code: --accept CODE.`,
-		RunE: func(c *cobra.Command, args []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			found, err := cl.StartRecording(c.Context(), args[0], codes(accept))
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			found, err := cl.StartRecording(ctx, args[0], codes(accept))
 			if err != nil {
 				return err
 			}
 			return a.tellFindings(found, args[0]+" is being recorded; the first image makes its window begin.\n"+
 				"It begins with a checkpoint, which production may spread over minutes. See how far it is: sandglass record ls")
-		}}
+		})}
 	acceptFlag(c, &accept)
 	return c
 }
@@ -45,24 +40,19 @@ func newRecordStop(a *app) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{Use: "stop ENV", Short: "End a recording and drop its slot", Args: takes("ENV"), ValidArgsFunction: a.environments(""),
 		Long: "End a recording and drop its slot on production. What was recorded stays in the repository; a later\nstart begins with a new image, and what lies between is a gap.",
-		RunE: func(c *cobra.Command, args []string) error {
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
 			if !yes {
 				a.say("The recording of %s ends, and its slot is dropped.", args[0])
-				if err := a.confirm(c.Context(), args[0]); err != nil {
+				if err := a.confirm(ctx, args[0]); err != nil {
 					return err
 				}
 			}
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			found, err := cl.StopRecording(c.Context(), args[0])
+			found, err := cl.StopRecording(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			return a.tellFindings(found, args[0]+" is no longer recorded.")
-		}}
+		})}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }
@@ -77,13 +67,8 @@ func (a *app) tellFindings(found []sandglass.Finding, done string) error {
 }
 
 func newRecordList(a *app) *cobra.Command {
-	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List recorders", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		all, err := cl.Environments(c.Context())
+	return &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List recorders", Args: takes(), RunE: a.asks(func(ctx context.Context, cl *client.Client, _ []string) error {
+		all, err := cl.Environments(ctx)
 		if err != nil {
 			return err
 		}
@@ -105,16 +90,18 @@ func newRecordList(a *app) *cobra.Command {
 			rows = append(rows, []string{e.Name, string(r.State), r.Slot, r.DurableLSN.String(), sandglass.Bytes(behind(r.ServerLSN, r.DurableLSN)).String(), string(r.LastImage), note})
 		}
 		return a.print(recorders, func(w io.Writer) error {
-			return table(w, []string{"environment", "state", "slot", "durable", "behind", "last image", "note"}, rows)
+			return table(w, []string{"environment", "state", "slot", "durable", "behind", "last image", "note"}, rows, "slot", "durable")
 		})
-	}}
+	})}
 }
 
 func newRecordImage(a *app) *cobra.Command {
 	var noWait bool
 	c := &cobra.Command{Use: "image ENV", Short: "Take an image now", Args: takes("ENV"), ValidArgsFunction: a.environments(""),
 		Long: "Take an image now, and wait until it is complete. Ctrl-C stops waiting; the image goes on.",
-		RunE: func(c *cobra.Command, args []string) error { return a.takeImage(c.Context(), args[0], noWait) }}
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			return a.takeImage(ctx, cl, args[0], noWait)
+		})}
 	c.Flags().BoolVar(&noWait, "no-wait", false, "do not wait for it")
 	return c
 }
@@ -122,12 +109,7 @@ func newRecordImage(a *app) *cobra.Command {
 // imagePoll is how often the recorder is asked how far its image is.
 const imagePoll = time.Second
 
-func (a *app) takeImage(ctx context.Context, name string, noWait bool) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
+func (a *app) takeImage(ctx context.Context, cl *client.Client, name string, noWait bool) error {
 	before, err := cl.Environment(ctx, name)
 	if err != nil {
 		return err

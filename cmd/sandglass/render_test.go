@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -193,5 +194,42 @@ func TestShellLine(t *testing.T) {
 	got := shellLine([]string{"psql", "host=/tmp/x port=5432", "it's", ""})
 	if want := `psql 'host=/tmp/x port=5432' 'it'\''s' ''`; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A table fits a narrow terminal: what is empty goes first, then what can be spared, then the widest cells are cut.
+func TestTablesFit(t *testing.T) {
+	rows := [][]string{
+		{"id", "note", "source", "by", "shows"},
+		{"20261122t104307-k3m9", "", "prod", "anna", "2026-11-22 10:43:07.123456 UTC, latest"},
+		{"20261122t104207-k3m8", "", "prod", "", "ä new cluster"},
+	}
+	for _, row := range []struct {
+		width int
+		want  []string // of the first row
+	}{
+		{100, rows[1]},
+		{77, []string{"20261122t104307-k3m9", "prod", "anna", "2026-11-22 10:43:07.123456 UTC, latest"}},
+		{73, []string{"20261122t104307-k3m9", "prod", "2026-11-22 10:43:07.123456 UTC, latest"}},
+		{60, []string{"20261122t104307-k3m9", "2026-11-22 10:43:07.123456 UTC, latest"}},
+		{50, []string{"20261122t104307-k3m9", "2026-11-22 10:43:07.123456.."}},
+		{30, []string{"20261122t104307-k3m9", "2026-1.."}},
+	} {
+		got := fit(rows, row.width, []string{"by", "source"})
+		if diff := cmp.Diff(row.want, got[1]); diff != "" {
+			t.Errorf("width %d:\n%s", row.width, diff)
+		}
+		var b bytes.Buffer
+		if err := columns(&b, "", got); err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(b.Bytes()) {
+			if n := utf8.RuneCount(bytes.TrimRight(line, "\n")); n > row.width {
+				t.Errorf("width %d: a line of %d: %s", row.width, n, line)
+			}
+		}
+	}
+	if len(rows[0]) != 5 || rows[1][4] != "2026-11-22 10:43:07.123456 UTC, latest" {
+		t.Errorf("the table itself was changed: %v", rows)
 	}
 }

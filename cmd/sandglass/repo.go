@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sandglass"
+	"sandglass/client"
 )
 
 func newRepo(a *app) *cobra.Command {
@@ -19,18 +20,13 @@ func newRepo(a *app) *cobra.Command {
 }
 
 func newRepoInfo(a *app) *cobra.Command {
-	return &cobra.Command{Use: "info", Short: "Show what the repository holds", Args: takes(), RunE: func(c *cobra.Command, _ []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		i, err := cl.Repository(c.Context())
+	return &cobra.Command{Use: "info", Short: "Show what the repository holds", Args: takes(), RunE: a.asks(func(ctx context.Context, cl *client.Client, _ []string) error {
+		i, err := cl.Repository(ctx)
 		if err != nil {
 			return err
 		}
 		return a.print(i, func(w io.Writer) error { return showRepository(w, i) })
-	}}
+	})}
 }
 
 func showRepository(w io.Writer, i sandglass.RepositoryInfo) error {
@@ -43,7 +39,7 @@ func showRepository(w io.Writer, i sandglass.RepositoryInfo) error {
 	for _, r := range i.Recipients {
 		rows = append(rows, []string{"Public key", r})
 	}
-	if err := columns(w, "", rows); err != nil || len(i.Environments) == 0 {
+	if err := pairs(w, "", rows); err != nil || len(i.Environments) == 0 {
 		return err
 	}
 	fmt.Fprintln(w)
@@ -58,21 +54,16 @@ func newRepoPrune(a *app) *cobra.Command {
 	var plan, yes bool
 	c := &cobra.Command{Use: "prune", Short: "Remove what retention no longer needs", Args: takes(),
 		Long: "Show what retention no longer needs, ask, and remove it. Every moment of every window stays reachable.\n--plan only shows.",
-		RunE: func(c *cobra.Command, _ []string) error { return a.prune(c.Context(), plan, yes) }}
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, _ []string) error { return a.prune(ctx, cl, plan, yes) })}
 	c.Flags().BoolVar(&plan, "plan", false, "print the plan and remove nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }
 
-func (a *app) prune(ctx context.Context, onlyPlan, yes bool) error {
+func (a *app) prune(ctx context.Context, cl *client.Client, onlyPlan, yes bool) error {
 	if onlyPlan && yes {
 		return usage("Use one of them.", "--plan removes nothing, and --yes does.")
 	}
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
 	p, err := cl.PlanPrune(ctx)
 	if err != nil {
 		return err
@@ -126,17 +117,12 @@ func newRepoVerify(a *app) *cobra.Command {
 	var again bool
 	c := &cobra.Command{Use: "verify", Short: "Read the repository, and name what is damaged and what it costs", Args: takes(),
 		Long: "Read everything that was not verified before, or with --all everything, and name each damaged object with the\nmoments it costs. Exit code 7 when something is damaged.",
-		RunE: func(c *cobra.Command, _ []string) error { return a.verify(c.Context(), again) }}
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, _ []string) error { return a.verify(ctx, cl, again) })}
 	c.Flags().BoolVar(&again, "all", false, "read also what was verified before")
 	return c
 }
 
-func (a *app) verify(ctx context.Context, again bool) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
+func (a *app) verify(ctx context.Context, cl *client.Client, again bool) error {
 	line := a.newLine(a.stdout)
 	r, err := cl.Verify(ctx, again, func(p sandglass.Progress) { line.show("  " + progressText(p)) })
 	line.end()

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,23 +58,23 @@ A time without a zone is read in the source's declared zone:
   sandglass restore uat --from prod --at "2026-11-22 10:42"
   sandglass restore uat --from prod --at "yesterday 10:42" --plan
   sandglass restore uat --from prod --xid 81236 --before --yes`,
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.restore(c.Context(), sandglass.Request{Kind: sandglass.KindRestore, Environment: args[0], Source: source}, m, f)
-		}}
-	c.Flags().StringVar(&source, "from", "", "`environment` to restore from (default: the target's server.source)")
-	_ = c.RegisterFlagCompletionFunc("from", a.environmentFlag("")) // the flag exists
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			return a.restore(ctx, cl, sandglass.Request{Kind: sandglass.KindRestore, Environment: args[0], Source: source}, m, f)
+		})}
+	a.sourceFlag(c, &source)
 	m.flags(c)
 	f.flags(c)
 	return c
 }
 
+// sourceFlag is --from.
+func (a *app) sourceFlag(c *cobra.Command, to *string) {
+	c.Flags().StringVar(to, "from", "", "`environment` to restore from (default: the target's server.source)")
+	_ = c.RegisterFlagCompletionFunc("from", a.environmentFlag("")) // the flag exists
+}
+
 // restore finds the source's zone, reads the moment in it, and asks.
-func (a *app) restore(ctx context.Context, r sandglass.Request, m momentFlags, f asking) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
+func (a *app) restore(ctx context.Context, cl *client.Client, r sandglass.Request, m momentFlags, f asking) error {
 	if r.Source == "" {
 		target, err := cl.Environment(ctx, r.Environment)
 		if err != nil {
@@ -107,11 +108,10 @@ func newRefresh(a *app) *cobra.Command {
 	var source string
 	c := &cobra.Command{Use: "refresh TARGET", Short: "Bring the newest moment of its source into a sandbox", Args: takes("TARGET"), ValidArgsFunction: a.environments(sandglass.Sandbox),
 		Long: "Bring the newest moment of its source into a sandbox: `sandglass restore TARGET --latest`.",
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.restore(c.Context(), sandglass.Request{Kind: sandglass.KindRefresh, Environment: args[0], Source: source}, momentFlags{latest: true}, f)
-		}}
-	c.Flags().StringVar(&source, "from", "", "`environment` to restore from (default: the target's server.source)")
-	_ = c.RegisterFlagCompletionFunc("from", a.environmentFlag("")) // the flag exists
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			return a.restore(ctx, cl, sandglass.Request{Kind: sandglass.KindRefresh, Environment: args[0], Source: source}, momentFlags{latest: true}, f)
+		})}
+	a.sourceFlag(c, &source)
 	f.flags(c)
 	return c
 }
@@ -121,18 +121,9 @@ func newUndo(a *app) *cobra.Command {
 	var volume string
 	c := &cobra.Command{Use: "undo TARGET", Short: "Go back to the state before the last restore", Args: takes("TARGET"), ValidArgsFunction: a.environments(sandglass.Sandbox),
 		Long: "Go back to the state before the last restore, or with --to to another kept state (`sandglass volume ls`). It\ntakes seconds, and can itself be undone.",
-		RunE: func(c *cobra.Command, args []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			zone, err := a.zoneOf(c.Context(), cl, args[0])
-			if err != nil {
-				return err
-			}
-			return a.ask(c.Context(), cl, sandglass.Request{Kind: sandglass.KindUndo, Environment: args[0], Volume: volume}, zone, f)
-		}}
+		RunE: a.asksOf(func(ctx context.Context, cl *client.Client, zone *time.Location, args []string) error {
+			return a.ask(ctx, cl, sandglass.Request{Kind: sandglass.KindUndo, Environment: args[0], Volume: volume}, zone, f)
+		})}
 	c.Flags().StringVar(&volume, "to", "", "kept `volume` to go back to (default: the latest)")
 	f.flags(c)
 	return c
@@ -141,9 +132,7 @@ func newUndo(a *app) *cobra.Command {
 func newRelease(a *app) *cobra.Command {
 	var wait waiting
 	c := &cobra.Command{Use: "release ENV", Short: "Open a held sandbox to everybody", Args: takes("ENV"), ValidArgsFunction: a.environments(sandglass.Sandbox),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.do(c.Context(), sandglass.Request{Kind: sandglass.KindRelease, Environment: args[0]}, wait)
-		}}
+		RunE: a.does(&sandglass.Request{Kind: sandglass.KindRelease}, &wait)}
 	wait.flags(c)
 	return c
 }
@@ -159,7 +148,11 @@ func (a *app) ask(ctx context.Context, cl *client.Client, r sandglass.Request, z
 		return err
 	}
 	if f.plan || !a.json {
-		if err := a.print(plan, func(w io.Writer) error { return showPlan(w, r, plan, zone) }); err != nil {
+		if err := a.print(plan, func(w io.Writer) error {
+			shown := plan
+			shown.Findings = a.untold(plan)
+			return showPlan(w, r, shown, zone)
+		}); err != nil {
 			return err
 		}
 	}
@@ -175,21 +168,24 @@ func (a *app) ask(ctx context.Context, cl *client.Client, r sandglass.Request, z
 		}
 	}
 	a.say("")
-	return a.startAndFollow(ctx, cl, r, f.waiting, zone)
+	return a.startAndFollow(ctx, cl, r, f.waiting, zone, plan.Findings)
 }
 
-// do starts an operation that needs no plan or confirmation, and follows it.
-func (a *app) do(ctx context.Context, r sandglass.Request, wait waiting) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
+// does is a command that starts an operation on the environment of its first argument, without a plan or a confirmation, and follows it.
+func (a *app) does(r *sandglass.Request, wait *waiting) func(*cobra.Command, []string) error {
+	return a.asksOf(func(ctx context.Context, cl *client.Client, zone *time.Location, args []string) error {
+		r.Environment = args[0]
+		return a.startAndFollow(ctx, cl, *r, *wait, zone, nil)
+	})
+}
+
+// untold are a plan's findings but for the stop that the refusal tells right after them, when both are read on one terminal.
+func (a *app) untold(p sandglass.Plan) []sandglass.Finding {
+	first := slices.IndexFunc(p.Findings, func(f sandglass.Finding) bool { return f.Level == sandglass.Stop })
+	if first < 0 || !terminal(a.stdout) || !terminal(a.stderr) {
+		return p.Findings
 	}
-	defer cl.Close()
-	zone, err := a.zoneOf(ctx, cl, r.Environment)
-	if err != nil {
-		return err
-	}
-	return a.startAndFollow(ctx, cl, r, wait, zone)
+	return slices.Delete(slices.Clone(p.Findings), first, first+1)
 }
 
 // refusedByPreflight is a refusal of a plan: its exit code is that of one, whatever the first stop's own code says.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sandglass"
+	"sandglass/client"
 )
 
 const rootHelp = `Sandglass records production PostgreSQL servers, and brings any moment of them into
@@ -101,42 +102,42 @@ func takes(names ...string) cobra.PositionalArgs {
 // completionTime is how long a shell completion may ask the control plane.
 const completionTime = time.Second
 
-// environments completes the first argument with the names of environments of a kind, "" for all.
-func (a *app) environments(kind sandglass.Kind) cobra.CompletionFunc {
+// completes completes the first argument with what the control plane lists. A list that can't be had is not worth a message.
+func (a *app) completes(list func(ctx context.Context, cl *client.Client) ([]string, error)) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
+		cl, err := a.client()
+		if err != nil || len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return a.environmentNames(c.Context(), kind), cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// environmentFlag is environments for a flag.
-func (a *app) environmentFlag(kind sandglass.Kind) cobra.CompletionFunc {
-	return func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return a.environmentNames(c.Context(), kind), cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-func (a *app) environmentNames(ctx context.Context, kind sandglass.Kind) []string {
-	cl, err := a.client()
-	if err != nil {
-		return nil
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, completionTime)
-	defer cancel()
-	all, err := cl.Environments(ctx)
-	if err != nil {
-		return nil // a completion that can't be had is not worth a message
-	}
-	var names []string
-	for _, e := range all {
-		if kind == "" || e.Kind == kind {
-			names = append(names, fmt.Sprintf("%s\t%s", e.Name, e.Kind))
+		defer cl.Close()
+		ctx, cancel := context.WithTimeout(c.Context(), completionTime)
+		defer cancel()
+		names, err := list(ctx, cl)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	return names
+}
+
+// environments completes the first argument with the names of environments of a kind, "" for all.
+func (a *app) environments(kind sandglass.Kind) cobra.CompletionFunc {
+	return a.completes(func(ctx context.Context, cl *client.Client) (names []string, err error) {
+		all, err := cl.Environments(ctx)
+		for _, e := range all {
+			if kind == "" || e.Kind == kind {
+				names = append(names, fmt.Sprintf("%s\t%s", e.Name, e.Kind))
+			}
+		}
+		return names, err
+	})
+}
+
+// environmentFlag is environments for a flag, whatever arguments there are.
+func (a *app) environmentFlag(kind sandglass.Kind) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return a.environments(kind)(c, nil, typed)
+	}
 }
 
 func upperFirst(s string) string {

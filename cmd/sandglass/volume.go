@@ -8,11 +8,13 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sandglass"
+	"sandglass/client"
 )
 
 func newVolume(a *app) *cobra.Command {
@@ -21,22 +23,13 @@ func newVolume(a *app) *cobra.Command {
 
 func newVolumeList(a *app) *cobra.Command {
 	return &cobra.Command{Use: "ls [ENV]", Aliases: []string{"list"}, Short: "List volumes with their sizes", Args: takes("[ENV]"), ValidArgsFunction: a.environments(sandglass.Sandbox),
-		RunE: func(c *cobra.Command, args []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			name := ""
-			if len(args) > 0 {
-				name = args[0]
-			}
-			all, err := cl.Volumes(c.Context(), name)
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			all, err := cl.Volumes(ctx, strings.Join(args, ""))
 			if err != nil {
 				return err
 			}
 			return a.print(all, func(w io.Writer) error { return showVolumes(w, all) })
-		}}
+		})}
 }
 
 // showVolumes writes volumes as a table, with their sum.
@@ -50,12 +43,12 @@ func showVolumes(w io.Writer, all []sandglass.Volume) error {
 	for _, v := range all {
 		until := ""
 		if v.State == sandglass.VolumeKept && !v.KeptUntil.IsZero() {
-			until = v.KeptUntil.UTC().Format(time.DateTime)
+			until = v.KeptUntil.UTC().Format(minuteLayout)
 		}
 		sum += v.Bytes
-		rows = append(rows, []string{v.ID, v.Environment, string(v.State), sandglass.Bytes(v.Bytes).String(), strconv.Itoa(v.Major), v.Created.UTC().Format(time.DateTime), until, stateText(v.Moment, time.UTC)})
+		rows = append(rows, []string{v.ID, v.Environment, string(v.State), sandglass.Bytes(v.Bytes).String(), strconv.Itoa(v.Major), v.Created.UTC().Format(minuteLayout), until, withTimes(v.Moment, time.UTC)})
 	}
-	if err := table(w, []string{"id", "environment", "state", "size", "major", "made (UTC)", "kept until (UTC)", "shows"}, rows); err != nil {
+	if err := table(w, []string{"id", "sandbox", "state", "size", "major", "made (UTC)", "kept until (UTC)", "shows"}, rows, "major", "made (UTC)"); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\n%s, %s in all\n", count(len(all), "volume"), sandglass.Bytes(sum))
@@ -64,39 +57,26 @@ func showVolumes(w io.Writer, all []sandglass.Volume) error {
 
 func newVolumeDrop(a *app) *cobra.Command {
 	var yes bool
-	c := &cobra.Command{Use: "drop ID", Short: "Remove a kept state; it can then no longer be gone back to", Args: takes("ID"), ValidArgsFunction: a.keptVolumes,
-		RunE: func(c *cobra.Command, args []string) error { return a.dropVolume(c.Context(), args[0], yes) }}
+	c := &cobra.Command{Use: "drop ID", Short: "Remove a kept state; it can then no longer be gone back to", Args: takes("ID"), ValidArgsFunction: a.completes(keptVolumes),
+		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
+			return a.dropVolume(ctx, cl, args[0], yes)
+		})}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }
 
-func (a *app) keptVolumes(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	cl, err := a.client()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(c.Context(), completionTime)
-	defer cancel()
+// keptVolumes are the kept states, for a completion.
+func keptVolumes(ctx context.Context, cl *client.Client) (ids []string, err error) {
 	all, err := cl.Volumes(ctx, "")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var ids []string
 	for _, v := range all {
 		if v.State == sandglass.VolumeKept {
 			ids = append(ids, fmt.Sprintf("%s\t%s, %s", v.ID, v.Environment, sandglass.Bytes(v.Bytes)))
 		}
 	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
+	return ids, err
 }
 
-func (a *app) dropVolume(ctx context.Context, id string, yes bool) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
+func (a *app) dropVolume(ctx context.Context, cl *client.Client, id string, yes bool) error {
 	if !yes {
 		all, err := cl.Volumes(ctx, "")
 		if err != nil {

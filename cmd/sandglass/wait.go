@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +27,8 @@ func (w *waiting) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&w.noWait, "no-wait", false, "start it and do not wait for its end")
 }
 
-// startAndFollow starts the operation and follows it to its end.
-func (a *app) startAndFollow(ctx context.Context, cl *client.Client, r sandglass.Request, wait waiting, zone *time.Location) error {
+// startAndFollow starts the operation and follows it to its end; told are the findings that its plan has told.
+func (a *app) startAndFollow(ctx context.Context, cl *client.Client, r sandglass.Request, wait waiting, zone *time.Location, told []sandglass.Finding) error {
 	o, err := cl.Start(ctx, r)
 	if err != nil {
 		return err
@@ -38,7 +39,7 @@ func (a *app) startAndFollow(ctx context.Context, cl *client.Client, r sandglass
 			return err
 		})
 	}
-	return a.follow(cl, o, zone)
+	return a.follow(cl, o, zone, told)
 }
 
 // The patience of following: how long one question may wait, and how long a control plane may be away (it restarts).
@@ -49,12 +50,12 @@ const (
 )
 
 // follow shows an operation until it has finished. Ctrl-C asks whether to cancel; a second one leaves it running.
-func (a *app) follow(cl *client.Client, o sandglass.Operation, zone *time.Location) error {
+func (a *app) follow(cl *client.Client, o sandglass.Operation, zone *time.Location, told []sandglass.Finding) error {
 	o, err := a.followSteps(cl, o)
 	if err != nil {
 		return err
 	}
-	if err := a.print(o, func(w io.Writer) error { return showEnd(w, o, zone) }); err != nil {
+	if err := a.print(o, func(w io.Writer) error { return showEnd(w, o, zone, told) }); err != nil {
 		return err
 	}
 	return operationError(o)
@@ -197,8 +198,8 @@ func operationError(o sandglass.Operation) error {
 		Remedy: "Look at its logs: sandglass ops logs " + o.ID}
 }
 
-// showEnd writes the summary of a finished operation.
-func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location) error {
+// showEnd writes the summary of a finished operation, without the findings that were told before.
+func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location, told []sandglass.Finding) error {
 	took := ""
 	if !o.Began.IsZero() && !o.Ended.IsZero() {
 		took = " in " + span(o.Ended.Sub(o.Began))
@@ -216,9 +217,9 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location) error {
 		return nil // other kinds have other results
 	}
 	if r.Moment != "" {
-		fmt.Fprintf(w, "%s shows %s.\n", o.Environment, stateText(r.Moment, zone))
+		fmt.Fprintf(w, "%s shows %s.\n", o.Environment, withTimes(r.Moment, zone))
 	}
-	if r.UnreachableSeconds > 0 {
+	if r.UnreachableSeconds > 0 && r.Kept != "" { // without a state before, nobody was waiting
 		fmt.Fprintf(w, "%s could not be reached for %s.\n", o.Environment, seconds(r.UnreachableSeconds))
 	}
 	if r.Kept != "" {
@@ -232,11 +233,17 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location) error {
 		fmt.Fprintf(w, "Only the administrator may connect until: sandglass release %s\n", o.Environment)
 	}
 	if len(r.NotReapplied) > 0 {
-		fmt.Fprintf(w, "What of %s could not be given to the copy:\n  %s\n", o.Environment, strings.Join(r.NotReapplied, "\n  "))
+		list(w, "What of "+o.Environment+" could not be given to the copy", r.NotReapplied)
 	}
 	if len(r.Checklist) > 0 {
-		fmt.Fprintf(w, "Left to do:\n  %s\n", strings.Join(r.Checklist, "\n  "))
+		list(w, "Left to do", r.Checklist)
 	}
-	findings(w, "  ", r.Findings)
+	untold := slices.DeleteFunc(slices.Clone(r.Findings), func(f sandglass.Finding) bool {
+		return f.Level == sandglass.OK || slices.ContainsFunc(told, func(t sandglass.Finding) bool { return t.Code == f.Code && t.Message == f.Message })
+	})
+	if len(untold) > 0 {
+		fmt.Fprintln(w, "\nFindings")
+		findings(w, "  ", untold)
+	}
 	return nil
 }

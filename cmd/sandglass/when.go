@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -142,6 +143,8 @@ func notATime(text string) error {
 const (
 	clockLayout = "15:04:05.999999"
 	timeLayout  = "2006-01-02 15:04:05.999999"
+	// minuteLayout is of tables, whose names tell more than their times.
+	minuteLayout = "2006-01-02 15:04"
 )
 
 // utc shows an instant in UTC.
@@ -162,18 +165,19 @@ func both(t time.Time, zone *time.Location) string {
 	return fmt.Sprintf("%s (%s %s)", utc(t), local.Format(layout), zoneName(local, zone))
 }
 
-// stateText is what a sandbox shows, in words that came from the control plane; a time at their beginning is told as all times are.
-func stateText(words string, zone *time.Location) string {
-	first, rest, more := strings.Cut(words, ", ")
-	t, err := time.Parse(time.RFC3339Nano, first)
-	if err != nil {
-		return words
-	}
-	if words = both(t, zone); more {
-		words += ", " + rest
-	}
-	return words
+// withTimes is a text of the control plane's, with the instants in it told as all times are.
+func withTimes(text string, zone *time.Location) string {
+	return instants.ReplaceAllStringFunc(text, func(s string) string {
+		t, err := time.Parse(time.RFC3339Nano, s)
+		if err != nil {
+			return s
+		}
+		return both(t, zone)
+	})
 }
+
+// instants finds times in UTC as RFC 3339 writes them.
+var instants = regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 
 // zoneName is how people call the zone at that instant: its name, or for the machine's own its abbreviation.
 func zoneName(t time.Time, zone *time.Location) string {

@@ -131,8 +131,8 @@ func TestStateText(t *testing.T) {
 		"a new cluster":                    "a new cluster",
 		"":                                 "",
 	} {
-		if got := stateText(words, vienna); got != want {
-			t.Errorf("stateText(%q) = %q, want %q", words, got, want)
+		if got := withTimes(words, vienna); got != want {
+			t.Errorf("withTimes(%q) = %q, want %q", words, got, want)
 		}
 	}
 }

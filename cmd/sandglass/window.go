@@ -26,7 +26,9 @@ func newWindow(a *app) *cobra.Command {
 			if !commits && q.given(c) {
 				return usage("Add --commits.", "These flags choose commits, which were not asked for.")
 			}
-			return a.window(c.Context(), args[0], commits, q)
+			return a.asksOf(func(ctx context.Context, cl *client.Client, zone *time.Location, args []string) error {
+				return a.window(ctx, cl, args[0], zone, commits, q)
+			})(c, args)
 		}}
 	c.Flags().BoolVar(&commits, "commits", false, "show transactions with the rows they changed")
 	q.flags(c)
@@ -39,16 +41,7 @@ type windowAnswer struct {
 	Commits []sandglass.Commit `json:"commits"`
 }
 
-func (a *app) window(ctx context.Context, name string, withCommits bool, q commitFlags) error {
-	cl, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	zone, err := a.zoneOf(ctx, cl, name)
-	if err != nil {
-		return err
-	}
+func (a *app) window(ctx context.Context, cl *client.Client, name string, zone *time.Location, withCommits bool, q commitFlags) error {
 	w, err := cl.Window(ctx, name)
 	if err != nil {
 		return err
@@ -57,11 +50,7 @@ func (a *app) window(ctx context.Context, name string, withCommits bool, q commi
 	if !withCommits {
 		return a.print(w, show)
 	}
-	query, err := q.query(zone, a.now())
-	if err != nil {
-		return err
-	}
-	commits, err := cl.Commits(ctx, name, query)
+	commits, err := q.ask(ctx, cl, name, zone, a.now())
 	if err != nil {
 		return err
 	}

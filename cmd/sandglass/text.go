@@ -1,0 +1,72 @@
+package main
+
+// Running text: paragraphs and lists that fit the terminal.
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// textWidth is how wide running text is, in characters; less on a terminal that is narrower.
+const textWidth = 100
+
+func widthOf(w io.Writer) int {
+	if width := terminalWidth(w); width > 0 {
+		return min(textWidth, max(width, textWidth/2))
+	}
+	return textWidth
+}
+
+// terminalWidth is how wide the terminal is, in characters; 0 off a terminal.
+func terminalWidth(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+			return width
+		}
+	}
+	return 0
+}
+
+// paragraph writes a text after head; its further lines begin with hanging.
+func paragraph(w io.Writer, head, hanging, text string) {
+	paragraphIn(w, widthOf(w), head, hanging, text)
+}
+
+// paragraphIn is paragraph in lines of at most width characters.
+func paragraphIn(w io.Writer, width int, head, hanging, text string) {
+	for i, line := range wrap(text, width-max(utf8.RuneCountInString(head), utf8.RuneCountInString(hanging))) {
+		if i > 0 {
+			head = hanging
+		}
+		fmt.Fprintln(w, strings.TrimRight(head+line, " "))
+	}
+}
+
+// list writes a title and its entries, a paragraph each.
+func list(w io.Writer, title string, entries []string) {
+	fmt.Fprintln(w, title+":")
+	for _, e := range entries {
+		paragraph(w, "  ", "    ", e)
+	}
+}
+
+// wrap breaks a text at blanks into lines of at most width characters; a longer word has a line of its own.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
+}
