@@ -167,7 +167,8 @@ func both(t time.Time, zone *time.Location) string {
 
 // withTimes is a text of the control plane's, with the instants in it told as all times are.
 func withTimes(text string, zone *time.Location) string {
-	return instants.ReplaceAllStringFunc(text, func(s string) string {
+	instant := regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`) // as RFC 3339 writes UTC
+	return instant.ReplaceAllStringFunc(text, func(s string) string {
 		t, err := time.Parse(time.RFC3339Nano, s)
 		if err != nil {
 			return s
@@ -175,9 +176,6 @@ func withTimes(text string, zone *time.Location) string {
 		return both(t, zone)
 	})
 }
-
-// instants finds times in UTC as RFC 3339 writes them.
-var instants = regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 
 // zoneName is how people call the zone at that instant: its name, or for the machine's own its abbreviation.
 func zoneName(t time.Time, zone *time.Location) string {
