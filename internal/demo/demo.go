@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"sandglass"
 	"sandglass/client"
 	"sandglass/internal/pgtest"
 )
@@ -105,8 +106,11 @@ type story struct {
 	prod   *pgtest.Cluster
 	uat    sandbox
 	loss   loss
-	failed []string
-	facts  []fact
+	// restored is the finished restore, and result what it came to.
+	restored sandglass.Operation
+	result   sandglass.Result
+	failed   []string
+	facts    []fact
 }
 
 // fact is one line of the summary.
@@ -114,14 +118,15 @@ type fact struct{ name, value string }
 
 func (s *story) state() string { return filepath.Join(s.Dir, "state") }
 
-// command runs a sandglass command as a person would, shows it, and gives the seconds it took.
-func (s *story) command(ctx context.Context, args ...string) (time.Duration, error) {
+// command runs a sandglass command as a person would, shows it without what is cut, and gives the time it took.
+func (s *story) command(ctx context.Context, cuts []cut, args ...string) (time.Duration, error) {
 	s.prompt(append([]string{"sandglass"}, args...))
-	cmd := s.sandglass(ctx, args...)
-	cmd.Stdout = s.shortened(s.indented(), "What happens", "preflight", "(Left out here: what happens and why, and what is not copied. --plan shows it.)")
-	cmd.Stderr = s.indented()
+	cmd, out := s.sandglass(ctx, args...), s.output(cuts)
+	cmd.Stdout, cmd.Stderr = out, out
 	begin := time.Now()
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	out.flush()
+	if err != nil {
 		return 0, fmt.Errorf("sandglass %s: %w", args[0], err)
 	}
 	return time.Since(begin), nil
@@ -129,7 +134,7 @@ func (s *story) command(ctx context.Context, args ...string) (time.Duration, err
 
 func (s *story) sandglass(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.Binary, args...)
-	cmd.Env = append(os.Environ(), "SANDGLASS_STATE="+s.state(), "NO_COLOR=1")
+	cmd.Env = append(os.Environ(), "SANDGLASS_STATE="+s.state(), "NO_COLOR=1", "COLUMNS="+strconv.Itoa(width-4))
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"sandglass/internal/demo"
 )
 
@@ -31,23 +33,37 @@ func TestProductionAndDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := prod.Query(t, "erp", "SELECT count(*) FROM orders")
-	writing, stop := context.WithTimeout(ctx, time.Second)
+	const posted = "SELECT count(*) FROM vendtrans WHERE createdby = 'AP.CLERK' AND transtype = 15"
+	writing, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
-	if err := demo.Write(writing, dir); err != nil {
-		t.Fatal(err)
-	}
-	if after := prod.Query(t, "erp", "SELECT count(*) FROM orders"); after == before {
-		t.Errorf("nobody writes: %s orders before and after", after)
-	}
-	digest := prod.Query(t, "erp", demo.LostDigest)
-	orders, payments, lost, err := demo.Accident(ctx, prod)
+	conn := prod.Conn(t, "business")
+	_, _, digest, err := demo.ReadLost(ctx, conn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if orders < 2000 || payments < 2000 || !strings.HasSuffix(digest, lost) {
-		t.Errorf("lost %d orders and %d payments with digest %s; before it was %s", orders, payments, lost, digest)
+	written := make(chan error, 1)
+	go func() { written <- demo.Write(writing, dir) }()
+	for prod.Query(t, "business", posted) == "0" {
+		if writing.Err() != nil {
+			t.Fatal("nobody posts, or nobody pays")
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
+	stop()
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	vendors, transactions, lost, err := demo.Accident(ctx, prod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if vendors < 100 || transactions < 1000 || lost != digest {
+		t.Errorf("lost %d vendors and %d transactions with digest %s; before it was %s", vendors, transactions, lost, digest)
+	}
+	if left, _, _, err := demo.ReadLost(ctx, conn); err != nil || left != 0 {
+		t.Errorf("%d vendors are left: %v", left, err)
+	}
+	conn.Close(ctx)
 	if err := demo.Down(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -69,5 +85,16 @@ func TestForeignFolderIsLeftAlone(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "precious")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestOutputIsCutAndWrapped(t *testing.T) {
+	var b strings.Builder
+	demo.Show(&b, "Title\n\n  kept line\n  What happens\n  left out\n\n  Findings\n  "+strings.Repeat("word ", 20)+"\nlast",
+		[3]string{"What happens", "Findings", "(left out)"})
+	want := "    Title\n\n      kept line\n      (left out)\n      Findings\n      " + strings.TrimSpace(strings.Repeat("word ", 15)) +
+		"\n        word word word word word\n    last\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
 	}
 }

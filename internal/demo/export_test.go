@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 
+	"github.com/jackc/pgx/v5"
+
 	"sandglass/internal/pgtest"
 )
 
@@ -17,13 +19,25 @@ func NewProduction(ctx context.Context, dir string) (*pgtest.Cluster, error) {
 	return newProduction(ctx, dir)
 }
 
-func Accident(ctx context.Context, c *pgtest.Cluster) (orders, payments int64, digest string, err error) {
-	l, err := accident(ctx, c)
-	return l.orders, l.payments, l.digest, err
+func ReadLost(ctx context.Context, conn *pgx.Conn) (vendors, transactions int64, digest string, err error) {
+	l, err := readLost(ctx, conn)
+	return l.vendors, l.transactions, l.digest, err
 }
 
-const (
-	LostDigest      = lostDigest
-	ProductionApp   = productionApp
-	ProductionAppPW = productionAppPassword
-)
+func Accident(ctx context.Context, c *pgtest.Cluster) (vendors, transactions int64, digest string, err error) {
+	l, err := accident(ctx, c)
+	return l.vendors, l.transactions, l.digest, err
+}
+
+// Show is what the paper makes of a command's output.
+func Show(w io.Writer, output string, cuts ...[3]string) {
+	var all []cut
+	for _, c := range cuts {
+		all = append(all, cut{c[0], c[1], c[2]})
+	}
+	o := paper{w: w}.output(all)
+	for _, b := range []byte(output) {
+		o.Write([]byte{b})
+	}
+	o.flush()
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 type paper struct {
@@ -68,70 +69,123 @@ func (p paper) verdictLine(what string, holds bool, detail string) {
 	p.line("  " + sign + " " + what)
 }
 
-// indented is a writer that puts a command's output under its prompt.
-func (p paper) indented() io.Writer { return &indenter{p: p, fresh: true} }
+// width is that of a line, in characters.
+const width = 80
 
-type indenter struct {
-	p     paper
-	fresh bool // at the start of a line
-}
-
-func (i *indenter) Write(b []byte) (int, error) {
-	n := len(b)
-	for len(b) > 0 {
-		if i.fresh {
-			if _, err := io.WriteString(i.p.w, "    "); err != nil {
-				return 0, err
-			}
-			i.fresh = false
+// statement shows SQL as it is typed into psql.
+func (p paper) statement(database string, sql ...string) {
+	for _, s := range sql {
+		sign := "=# "
+		for line := range strings.Lines(s + ";") {
+			p.line("  " + p.style(styleCyan, database+sign+strings.TrimRight(line, "\n")))
+			sign = "-# "
 		}
-		line := b
-		if at := bytes.IndexAny(b, "\n\r"); at >= 0 {
-			line, i.fresh = b[:at+1], true
-		}
-		if _, err := i.p.w.Write(line); err != nil {
-			return 0, err
-		}
-		b = b[len(line):]
 	}
-	return n, nil
 }
 
-// shortened leaves out of a command's output what lies between a line that begins with from and the
-// next that begins with to, and says so.
-func (p paper) shortened(w io.Writer, from, to, note string) io.Writer {
-	return &shortener{w: w, from: from, to: to, note: note}
+// cut is a part of a command's output that is left out: from a line that begins so to before one that
+// begins so, or to the end.
+type cut struct{ from, to, note string }
+
+// output is a writer that puts a command's output under its prompt: indented, wrapped, and without what is cut. Its
+// end is to be flushed.
+func (p paper) output(cuts []cut) *output { return &output{p: p, cuts: cuts} }
+
+type output struct {
+	p      paper
+	cuts   []cut
+	within *cut
+	rest   []byte // an unfinished line
+	blank  bool   // the line before was one
 }
 
-type shortener struct {
-	w              io.Writer
-	from, to, note string
-	cutting        bool
-	line           []byte // so far
-}
-
-func (s *shortener) Write(b []byte) (int, error) {
-	for _, c := range b {
-		s.line = append(s.line, c)
-		if c != '\n' {
-			continue
+func (o *output) Write(b []byte) (int, error) {
+	o.rest = append(o.rest, b...)
+	for {
+		at := bytes.IndexByte(o.rest, '\n')
+		if at < 0 {
+			return len(b), nil
 		}
-		text := strings.TrimSpace(string(s.line))
-		switch {
-		case !s.cutting && strings.HasPrefix(text, s.from):
-			s.cutting = true
-			s.line = []byte(s.note + "\n\n")
-		case s.cutting && strings.HasPrefix(text, s.to):
-			s.cutting = false
+		o.show(string(o.rest[:at]))
+		o.rest = o.rest[at+1:]
+	}
+}
+
+func (o *output) flush() {
+	if len(o.rest) > 0 {
+		o.show(string(o.rest))
+		o.rest = nil
+	}
+}
+
+func (o *output) show(line string) {
+	text := strings.TrimSpace(line)
+	if o.within != nil && o.within.to != "" && strings.HasPrefix(text, o.within.to) {
+		o.within = nil
+	}
+	if o.within != nil {
+		return
+	}
+	for i, c := range o.cuts {
+		if strings.HasPrefix(text, c.from) {
+			o.within = &o.cuts[i]
+			if c.note == "" {
+				return
+			}
+			line, text = line[:len(line)-len(strings.TrimLeft(line, " "))]+c.note, c.note
 		}
-		if !s.cutting || bytes.HasPrefix(s.line, []byte(s.note)) {
-			if _, err := s.w.Write(s.line); err != nil {
-				return 0, err
+	}
+	if text == "" && o.blank {
+		return
+	}
+	o.blank = text == ""
+	for _, l := range wrap(line, width-4) {
+		o.p.line(strings.TrimRight("    "+l, " "))
+	}
+}
+
+// wrap breaks a line at blanks; what follows stands two further in than the line began. A line that stands far in is let be.
+func wrap(line string, width int) (lines []string) {
+	text := strings.TrimLeft(line, " ")
+	indent := len(line) - len(text)
+	if utf8.RuneCountInString(line) <= width || indent > width/2 {
+		return []string{line}
+	}
+	now := line[:indent]
+	for i, word := range strings.Split(text, " ") { // blanks between columns stay
+		if i > 0 && utf8.RuneCountInString(now)+1+utf8.RuneCountInString(word) > width {
+			lines, now = append(lines, strings.TrimRight(now, " ")), strings.Repeat(" ", indent+2)
+		} else if i > 0 {
+			now += " "
+		}
+		now += word
+	}
+	return append(lines, now)
+}
+
+// rows writes a table: the last column is text, those before it that begin with a digit are numbers.
+func (p paper) rows(rows [][]string) {
+	var widths []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range rows {
+		line := "  "
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if cell != "" && cell[0] >= '0' && cell[0] <= '9' {
+				line += pad + cell + "  "
+			} else {
+				line += cell + pad + "  "
 			}
 		}
-		s.line = s.line[:0]
+		p.line(strings.TrimRight(line, " "))
 	}
-	return len(b), nil
 }
 
 func seconds(d time.Duration) string {

@@ -1,7 +1,7 @@
 package demo
 
-// This file is the demo's sandbox uat as its users see it: own data, an own role with its own password,
-// and a client that never stops asking.
+// This file is the demo's sandbox uat as its users see it: an ERP of its own with its own printers, servers, mail and
+// users, a role with its own password, and a client that never stops asking.
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"sandglass/internal/erp"
 	"sandglass/internal/pgtest"
 )
 
@@ -22,7 +23,30 @@ const (
 type sandbox struct {
 	port   int
 	digest string // of its own data, before the restore
+	own    []ownRows
 	probe  *pgtest.Probe
+}
+
+// ownRows are rows that an environment sets for itself.
+type ownRows struct {
+	what, query string
+	sum         string // of uat's, before the restore
+}
+
+// ownTables are what uat has set for itself, in people's words.
+func ownTables() []ownRows {
+	return []ownRows{
+		{what: "servers", query: "SELECT serverid FROM sysserverconfig"},
+		{what: "server sessions", query: "SELECT aosid, instance_name FROM sysserversessions"},
+		{what: "batch servers", query: "SELECT serverid, maxbatchsessions FROM batchserverconfig"},
+		{what: "batch groups' servers", query: "SELECT groupid, serverid FROM batchservergroup"},
+		{what: "printers", query: "SELECT printername, printerpath FROM syscorpnetprinters"},
+		{what: "sign-in of Admin", query: "SELECT networkalias, networkdomain FROM userinfo WHERE id = 'Admin'"},
+	}
+}
+
+func (o ownRows) read(ctx context.Context, conn *pgx.Conn) (string, error) {
+	return pgtest.QueryText(ctx, conn, fmt.Sprintf("SELECT count(*) || ' ' || coalesce(md5(string_agg(r::text, ',' ORDER BY r::text)), '') FROM (%s) r", o.query))
 }
 
 func (s sandbox) url(role, password, database string) string {
@@ -30,21 +54,14 @@ func (s sandbox) url(role, password, database string) string {
 	return u.String()
 }
 
-// uatSchema is what uat's team works with before the restore: a few test orders of their own.
-var uatSchema = []string{
-	`CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, city text NOT NULL)`,
-	`CREATE TABLE orders (id bigint PRIMARY KEY, customer int NOT NULL, status text NOT NULL, amount numeric(10,2) NOT NULL, placed timestamptz NOT NULL)`,
-	`CREATE TABLE payments (id bigint PRIMARY KEY, "order" bigint NOT NULL, amount numeric(10,2) NOT NULL, paid timestamptz NOT NULL)`,
-	`CREATE TABLE test_runs (id int PRIMARY KEY, verdict text NOT NULL)`,
-	`INSERT INTO orders SELECT i, i, 'test', i, now() FROM generate_series(1, 500) i`,
-	`INSERT INTO test_runs SELECT i, CASE WHEN i % 9 = 0 THEN 'failed' ELSE 'passed' END FROM generate_series(1, 2000) i`,
-	`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ` + uatApp,
-}
+// uatDigest sums up what uat's team works with: the test runs they keep, their vendors, users, jobs and settings.
+const uatDigest = `SELECT concat_ws(' ',
+	(SELECT md5(string_agg(r::text, ',' ORDER BY recid)) FROM vendtable r), (SELECT md5(string_agg(r::text, ',' ORDER BY recid)) FROM userinfo r),
+	(SELECT md5(string_agg(r::text, ',' ORDER BY recid)) FROM batchjob r), (SELECT md5(string_agg(r::text, ',' ORDER BY recid)) FROM sysemailparameters r),
+	(SELECT md5(string_agg(r::text, ',' ORDER BY id)) FROM test_runs r))`
 
-const uatDigest = `SELECT md5(string_agg(id || verdict, ',' ORDER BY id)) || (SELECT count(*) FROM orders) FROM test_runs`
-
-// fillSandbox makes uat's roles and data over a session that its operator opened.
-func fillSandbox(ctx context.Context, connect func(ctx context.Context, database string) (*pgx.Conn, error)) (digest string, err error) {
+// fill makes uat's role and data over sessions that its operator opened.
+func (s *sandbox) fill(ctx context.Context, connect erp.Connect) error {
 	run := func(database string, statements ...string) error {
 		conn, err := connect(ctx, database)
 		if err != nil {
@@ -58,16 +75,30 @@ func fillSandbox(ctx context.Context, connect func(ctx context.Context, database
 		}
 		return nil
 	}
-	if err := run("postgres", "CREATE ROLE "+uatApp+" LOGIN PASSWORD '"+uatAppPassword+"'", "CREATE DATABASE erp", "CREATE DATABASE reporting"); err != nil {
-		return "", err
+	if err := run("postgres", "CREATE ROLE "+uatApp+" LOGIN PASSWORD '"+uatAppPassword+"'", "CREATE DATABASE "+erp.Business, "CREATE DATABASE "+erp.Reporting); err != nil {
+		return err
 	}
-	if err := run("erp", uatSchema...); err != nil {
-		return "", err
+	if err := erp.Fill(ctx, connect, erp.Options{Seed: 2, Scale: 0.01, Name: "uat"}); err != nil {
+		return err
 	}
-	conn, err := connect(ctx, "erp")
+	if err := run(erp.Business, `CREATE TABLE test_runs (id integer PRIMARY KEY, verdict text NOT NULL)`,
+		`INSERT INTO test_runs SELECT i, CASE WHEN i % 9 = 0 THEN 'failed' ELSE 'passed' END FROM generate_series(1, 2000) i`, grantAll(uatApp)); err != nil {
+		return err
+	}
+	if err := run(erp.Reporting, grantAll(uatApp)); err != nil {
+		return err
+	}
+	conn, err := connect(ctx, erp.Business)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	return pgtest.QueryText(ctx, conn, uatDigest)
+	s.own = ownTables()
+	for i, o := range s.own {
+		if s.own[i].sum, err = o.read(ctx, conn); err != nil {
+			return err
+		}
+	}
+	s.digest, err = pgtest.QueryText(ctx, conn, uatDigest)
+	return err
 }

@@ -16,13 +16,14 @@ import (
 
 	"sandglass"
 	"sandglass/client"
+	"sandglass/internal/erp"
 	"sandglass/internal/pgtest"
 )
 
 // tell is the story. An error means that it could not be told to its end.
 func (s *story) tell(ctx context.Context) error {
 	for _, part := range []func(context.Context) error{
-		s.makeProduction, s.record, s.makeSandbox, s.haveAccident, s.findAccident, s.restore, s.compare, s.undo,
+		s.makeProduction, s.record, s.makeSandbox, s.haveAccident, s.findAccident, s.plan, s.restore, s.compare, s.report, s.undo, s.bringBack,
 	} {
 		if err := part(ctx); err != nil {
 			if s.uat.probe != nil {
@@ -39,7 +40,7 @@ func (s *story) tell(ctx context.Context) error {
 
 func (s *story) makeProduction(ctx context.Context) (err error) {
 	s.chapter("A production")
-	s.say("A shop runs on PostgreSQL: databases erp and reporting, and people at work in them.\nSandglass will only ever read it.")
+	s.say("An ERP runs on PostgreSQL: the databases business and reporting, in the shape of\nDynamics 365, and people who post invoices. Sandglass will only ever read it.")
 	begin := time.Now()
 	if s.prod, err = newProduction(ctx, s.Dir); err != nil {
 		return err
@@ -50,14 +51,19 @@ func (s *story) makeProduction(ctx context.Context) (err error) {
 	if err := background(s.Dir, "writers", s.sandglass(context.WithoutCancel(ctx), "demo", "--writers", "--dir", s.Dir)); err != nil {
 		return err
 	}
-	s.say("PostgreSQL %d on port %d, ready in %s.", s.prod.Major, s.prod.Port, seconds(time.Since(begin)))
+	rows, err := countRows(ctx, s.prod)
+	if err != nil {
+		return err
+	}
+	s.say("PostgreSQL %d on port %d: %s rows in %d tables, made in %s.", s.prod.Major, s.prod.Port, count(rows), len(erp.Tables()), seconds(time.Since(begin)))
 	return nil
 }
 
 const declarations = `name: prod
 kind: production
 zone: Europe/Vienna
-databases: {business: erp, reporting: reporting}
+databases: {business: business, reporting: reporting}
+versions: {application: 10.0.38, platform: "62", reporting: 10.0.38}
 recording:
   connection: host=127.0.0.1 port=%d user=sandglass_recorder dbname=postgres
   password_file: %s
@@ -67,7 +73,9 @@ recording:
 name: uat
 kind: sandbox
 zone: Europe/Vienna
-databases: {business: erp, reporting: reporting}
+databases: {business: business, reporting: reporting}
+versions: {application: 10.0.38, platform: "62", reporting: 10.0.38}
+packs: [dynamics365-finops]
 server:
   listen: 127.0.0.1
   port: %d
@@ -77,7 +85,7 @@ server:
 // record starts the control plane, declares both environments and waits for the first image.
 func (s *story) record(ctx context.Context) (err error) {
 	s.chapter("Sandglass, recording it")
-	if _, err := s.command(ctx, "init", "--repository", filepath.Join(s.Dir, "repository")); err != nil {
+	if _, err := s.command(ctx, []cut{{from: "Public key"}}, "init", "--repository", filepath.Join(s.Dir, "repository")); err != nil {
 		return err
 	}
 	if err := background(s.Dir, "serve", s.sandglass(context.WithoutCancel(ctx), "serve")); err != nil {
@@ -103,11 +111,11 @@ func (s *story) record(ctx context.Context) (err error) {
 	if err := writeFile(file, fmt.Sprintf(declarations, s.prod.Port, password, s.uat.port)); err != nil {
 		return err
 	}
-	if _, err := s.command(ctx, "apply", "-f", file); err != nil {
+	if _, err := s.command(ctx, nil, "apply", "-f", file); err != nil {
 		return err
 	}
 	begin := time.Now()
-	if _, err := s.command(ctx, "record", "start", "prod"); err != nil {
+	if _, err := s.command(ctx, nil, "record", "start", "prod"); err != nil {
 		return err
 	}
 	if err := s.await(ctx, 60*time.Second, "the first image of prod", func() (bool, error) {
@@ -132,14 +140,14 @@ func (s *story) record(ctx context.Context) (err error) {
 // makeSandbox makes uat with an own role and own data, and begins to ask it all the time.
 func (s *story) makeSandbox(ctx context.Context) (err error) {
 	s.chapter("A sandbox with a life of its own")
-	if _, err := s.command(ctx, "env", "start", "uat", "--new"); err != nil {
+	if _, err := s.command(ctx, nil, "env", "start", "uat", "--new"); err != nil {
 		return err
 	}
 	c, err := s.client.Connect(ctx, "uat", "")
 	if err != nil {
 		return err
 	}
-	if s.uat.digest, err = fillSandbox(ctx, func(ctx context.Context, database string) (*pgx.Conn, error) {
+	if err := s.uat.fill(ctx, func(ctx context.Context, database string) (*pgx.Conn, error) {
 		return pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.Host, c.Port, c.User, database))
 	}); err != nil {
 		return fmt.Errorf("fill uat: %w", err)
@@ -147,22 +155,22 @@ func (s *story) makeSandbox(ctx context.Context) (err error) {
 	if err := pgtest.Ask(ctx, s.uatURL(), probeQuery); err != nil {
 		return fmt.Errorf("ask uat: %w", err)
 	}
-	s.say("uat has test data, a role %s and a password that nobody else knows.\nFrom now on a client connects to it and asks, fifty times a second, without a pause.", uatApp)
+	s.say("uat has vendors of its own, printers, servers, a mail relay and users of its own,\nand a role %s with a password that nobody else knows.\nFrom now on a client connects to it and asks, fifty times a second, without a pause.", uatApp)
 	s.uat.probe = pgtest.StartProbe(ctx, s.uatURL(), probeQuery)
 	return nil
 }
 
-const probeQuery = "SELECT name FROM customers WHERE id = 1"
+const probeQuery = "SELECT accountnum FROM vendtable LIMIT 1"
 
-func (s *story) uatURL() string { return s.uat.url(uatApp, uatAppPassword, "erp") }
+func (s *story) uatURL() string { return s.uat.url(uatApp, uatAppPassword, erp.Business) }
 
 func (s *story) haveAccident(ctx context.Context) (err error) {
 	s.chapter("The accident")
 	if s.loss, err = accident(ctx, s.prod); err != nil {
 		return err
 	}
-	s.prompt([]string{"psql", "erp", "-c", "DELETE FROM orders WHERE " + accidentCondition})
-	s.say("The half with \"AND status = 'cancelled'\" was forgotten. It is committed:\n%s orders and, by cascade, %s payments are gone from production.", count(s.loss.orders), count(s.loss.payments))
+	s.statement("business", append(append([]string{"BEGIN"}, accidentStatements...), "COMMIT")...)
+	s.say("Vendors of group %s in the test company were meant, but AND dataareaid = 'test' was\nforgotten, and it is committed: %s vendors of all companies are gone from\nproduction, and %s open transactions of theirs.", erp.NewVendors, count(s.loss.vendors), count(s.loss.transactions))
 	return nil
 }
 
@@ -185,13 +193,13 @@ func (s *story) findAccident(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if _, err := s.command(ctx, "window", "prod"); err != nil {
+	if _, err := s.command(ctx, nil, "window", "prod"); err != nil {
 		return err
 	}
-	if _, err := s.command(ctx, "commits", "prod", "--min-rows", "1000"); err != nil {
+	if _, err := s.command(ctx, nil, "commits", "prod", "--min-rows", "1000"); err != nil {
 		return err
 	}
-	s.check("the window shows the transaction that did it", uint32(found.XID) == uint32(s.loss.xid) && deleted(found) == s.loss.orders+s.loss.payments,
+	s.check("the window shows the transaction that did it", uint32(found.XID) == uint32(s.loss.xid) && deleted(found) == s.loss.rows(),
 		fmt.Sprintf("transaction %d, %s rows deleted", found.XID, count(deleted(found))))
 	return nil
 }
@@ -201,100 +209,6 @@ func deleted(c sandglass.Commit) (n int64) {
 		n += r.Deleted
 	}
 	return n
-}
-
-func (s *story) restore(ctx context.Context) error {
-	s.chapter("The moment before it, in uat")
-	s.uat.probe.Reset()
-	took, err := s.command(ctx, "restore", "uat", "--xid", fmt.Sprint(s.loss.xid), "--before", "--yes")
-	if err != nil {
-		return err
-	}
-	gap, answers := s.uat.probe.Longest()
-	if err := s.succeeded(ctx); err != nil {
-		return err
-	}
-	s.check("uat kept answering", gap < 5*time.Second, fmt.Sprintf("%s answers meanwhile, unreachable for %s at the cutover", count(answers), seconds(gap)))
-	s.fact("restore of the moment before", seconds(took))
-	s.fact("uat unreachable at the cutover", seconds(gap))
-	return nil
-}
-
-// succeeded looks into the history whether the newest operation on uat went well.
-func (s *story) succeeded(ctx context.Context) error {
-	ops, err := s.client.Operations(ctx, sandglass.OperationQuery{Environment: "uat", Limit: 1})
-	if err != nil {
-		return err
-	}
-	if len(ops) == 0 {
-		return errors.New("the operation is not in the history")
-	}
-	if ops[0].State != sandglass.Succeeded {
-		return fmt.Errorf("the %s ended as %s", ops[0].Kind, ops[0].State)
-	}
-	return nil
-}
-
-// compare looks at uat with its own eyes: the lost rows, the roles, and what must not be there.
-func (s *story) compare(ctx context.Context) error {
-	s.chapter("What uat is now")
-	conn, err := pgx.Connect(ctx, s.uatURL())
-	s.check("uat's own role logs in with its own password", err == nil, "")
-	if err != nil {
-		return fmt.Errorf("connect as %s: %w", uatApp, err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	var got loss
-	if err := conn.QueryRow(ctx, lostDigest).Scan(&got.orders, &got.payments, &got.digest); err != nil {
-		return fmt.Errorf("read the lost rows: %w", err)
-	}
-	s.check("the lost rows are there", got.orders == s.loss.orders && got.payments == s.loss.payments,
-		fmt.Sprintf("%s orders, %s payments", count(got.orders), count(got.payments)))
-	s.check("they are the same to the last byte", got.digest == s.loss.digest, got.digest)
-
-	_, err = pgx.Connect(ctx, s.uat.url(productionApp, productionAppPassword, "erp"))
-	s.check("production's password opens nothing here", pgtest.SQLState(err) == "28P01" || pgtest.SQLState(err) == "28000", "")
-	_, err = pgx.Connect(ctx, s.uat.url(uatApp, uatAppPassword, "scratch"))
-	s.check("the database that uat has no use for did not come along", pgtest.SQLState(err) == "3D000", "scratch")
-
-	var left, since int64
-	prod, err := s.prod.Connect(ctx, "erp")
-	if err != nil {
-		return err
-	}
-	defer prod.Close(context.WithoutCancel(ctx))
-	if err := prod.QueryRow(ctx, "SELECT count(*) FILTER (WHERE "+accidentCondition+"), count(*) FILTER (WHERE status = 'open') FROM orders").Scan(&left, &since); err != nil {
-		return err
-	}
-	s.check("production was only read", left == 0 && since > 0, fmt.Sprintf("it goes on: %s new orders since the start", count(since)))
-	s.fact("rows found again", count(got.orders+got.payments))
-	return nil
-}
-
-func (s *story) undo(ctx context.Context) error {
-	s.chapter("And back")
-	s.uat.probe.Reset()
-	took, err := s.command(ctx, "undo", "uat", "--yes")
-	if err != nil {
-		return err
-	}
-	gap, _ := s.uat.probe.Longest()
-	if err := s.succeeded(ctx); err != nil {
-		return err
-	}
-	conn, err := pgx.Connect(ctx, s.uatURL())
-	if err != nil {
-		return fmt.Errorf("connect as %s: %w", uatApp, err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	digest, err := pgtest.QueryText(ctx, conn, uatDigest)
-	if err != nil {
-		return err
-	}
-	s.check("uat is what it was before, to the last byte", digest == s.uat.digest, "unreachable for "+seconds(gap))
-	s.fact("undo", seconds(took))
-	s.fact("uat unreachable at the undo", seconds(gap))
-	return nil
 }
 
 func (s *story) fact(name, value string) { s.facts = append(s.facts, fact{name, value}) }
@@ -319,7 +233,7 @@ func (s *story) hints() {
 	for _, h := range [][2]string{
 		{"window prod", "what can be restored"},
 		{"restore uat --latest --plan", "what a restore would do; changes nothing"},
-		{"peek prod --xid " + fmt.Sprint(s.loss.xid) + " --before --reason 'lost orders'", "read the lost rows in a sealed copy"},
+		{"peek prod --xid " + fmt.Sprint(s.loss.xid) + " --before --reason 'lost vendors'", "read the lost rows in a sealed copy"},
 		{"connect uat", "psql into the sandbox"},
 		{"ops ls", "what was done"},
 		{down, "end all of it, leave nothing"},

@@ -1,0 +1,123 @@
+package demo
+
+// This file tells of the restore, of what uat is afterwards, and of the way back.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"sandglass"
+	"sandglass/internal/pgtest"
+)
+
+// plan shows what the restore would do, before anybody says yes.
+func (s *story) plan(ctx context.Context) error {
+	s.chapter("What a restore of the moment before it would do")
+	_, err := s.command(ctx, nil, "restore", "uat", "--xid", fmt.Sprint(s.loss.xid), "--before", "--plan")
+	return err
+}
+
+func (s *story) restore(ctx context.Context) error {
+	s.chapter("The moment before it, in uat")
+	s.uat.probe.Reset()
+	took, err := s.command(ctx, []cut{{from: "last commit in it", to: "preflight", note: "(the plan, as above)"}, {from: "Left to do", to: "warning"}},
+		"restore", "uat", "--xid", fmt.Sprint(s.loss.xid), "--before", "--yes")
+	if err != nil {
+		return err
+	}
+	gap, answers := s.uat.probe.Longest()
+	if s.restored, s.result, err = s.succeeded(ctx); err != nil {
+		return err
+	}
+	s.check("uat kept answering", gap < 5*time.Second, fmt.Sprintf("%s answers meanwhile, none for %s at the cutover", count(answers), seconds(gap)))
+	s.fact("restore of the moment before", seconds(took))
+	for _, step := range s.restored.Steps {
+		s.fact("  "+step.Name, seconds(step.Ended.Sub(step.Began)))
+	}
+	s.fact("uat unreachable at the cutover", seconds(gap))
+	return nil
+}
+
+// succeeded looks into the history whether the newest operation on uat went well.
+func (s *story) succeeded(ctx context.Context) (o sandglass.Operation, r sandglass.Result, err error) {
+	ops, err := s.client.Operations(ctx, sandglass.OperationQuery{Environment: "uat", Limit: 1})
+	if err != nil {
+		return o, r, err
+	}
+	if len(ops) == 0 {
+		return o, r, errors.New("the operation is not in the history")
+	}
+	if o, err = s.client.Operation(ctx, ops[0].ID); err != nil {
+		return o, r, err
+	}
+	if o.State != sandglass.Succeeded {
+		return o, r, fmt.Errorf("the %s ended as %s", o.Kind, o.State)
+	}
+	return o, r, json.Unmarshal(o.Result, &r)
+}
+
+// compare looks at uat with its own eyes: the lost rows, the roles, and what must not be there.
+func (s *story) compare(ctx context.Context) error {
+	s.chapter("What came back")
+	conn, err := pgx.Connect(ctx, s.uatURL())
+	s.check("uat's own role logs in with its own password", err == nil, uatApp)
+	if err != nil {
+		return fmt.Errorf("connect as %s: %w", uatApp, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	got, err := readLost(ctx, conn)
+	if err != nil {
+		return err
+	}
+	s.check("the lost rows are there", got.rows() == s.loss.rows(), fmt.Sprintf("%s vendors, %s transactions", count(got.vendors), count(got.transactions)))
+	s.check("they are the same to the last byte", got.digest == s.loss.digest, got.digest)
+
+	_, err = pgx.Connect(ctx, s.uat.url(productionApp, productionAppPassword, "business"))
+	s.check("production's password opens nothing here", pgtest.SQLState(err) == "28P01" || pgtest.SQLState(err) == "28000", productionApp)
+	_, err = pgx.Connect(ctx, s.uat.url(uatApp, uatAppPassword, scratch))
+	s.check("the database without a role in uat did not come along", pgtest.SQLState(err) == "3D000", scratch)
+
+	var left, since int64
+	prod, err := s.prod.Connect(ctx, "business")
+	if err != nil {
+		return err
+	}
+	defer prod.Close(context.WithoutCancel(ctx))
+	if err := prod.QueryRow(ctx, "SELECT (SELECT count(*) FROM vendtable WHERE "+accidentCondition+"), (SELECT count(*) FROM vendtrans WHERE createdby = 'AP.CLERK')").Scan(&left, &since); err != nil {
+		return err
+	}
+	s.check("production was only read", left == 0 && since > 0, fmt.Sprintf("it goes on: %s postings since the start", count(since)))
+	s.fact("rows found again", count(got.rows()))
+	return nil
+}
+
+func (s *story) undo(ctx context.Context) error {
+	s.chapter("And back")
+	s.uat.probe.Reset()
+	took, err := s.command(ctx, []cut{{from: "What happens", to: "preflight"}}, "undo", "uat", "--yes")
+	if err != nil {
+		return err
+	}
+	gap, _ := s.uat.probe.Longest()
+	if _, _, err := s.succeeded(ctx); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, s.uatURL())
+	if err != nil {
+		return fmt.Errorf("connect as %s: %w", uatApp, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	digest, err := pgtest.QueryText(ctx, conn, uatDigest)
+	if err != nil {
+		return err
+	}
+	s.check("uat is what it was before, to the last byte", digest == s.uat.digest, "no answer for "+seconds(gap))
+	s.fact("undo", seconds(took))
+	s.fact("uat unreachable at the undo", seconds(gap))
+	return nil
+}
