@@ -30,6 +30,7 @@ const (
 	CodeUnlogged          sandglass.Code = "inspect.unlogged_tables"
 	CodeInvalidIndex      sandglass.Code = "inspect.invalid_indexes"
 	CodeTemplateUsed      sandglass.Code = "inspect.template_used"
+	CodeQueues            sandglass.Code = "inspect.queues"
 )
 
 // look is one question to a database (or to the cluster): the names its query gives are what
@@ -191,6 +192,9 @@ func (i *inspector) database(ctx context.Context, conn *pgx.Conn, d *DatabaseFac
 		return err
 	}
 	if err := i.ask(ctx, conn, d.Name, databaseLooks()); err != nil {
+		return err
+	}
+	if err := i.queues(ctx, conn, d); err != nil {
 		return err
 	}
 	return i.quiet(ctx, conn, d)

@@ -1,5 +1,5 @@
 // Rules on what reaches out of a database or acts by itself: subscriptions, publications,
-// foreign servers, event triggers, scheduled jobs, origins and slots.
+// foreign servers, event triggers, origins and slots. Scheduled jobs are in jobs.go.
 
 package policy
 
@@ -206,62 +206,6 @@ func closeWrappers(ctx context.Context, tx pgx.Tx, o *outcome) error {
 		o.notes = append(o.notes, fmt.Sprintf("%d foreign tables would have started a program", n))
 	}
 	return nil
-}
-
-// jobTable is where a scheduler keeps its jobs. Schema "" means that of the extension.
-type jobTable struct {
-	scheduler, extension, schema, table string
-	column, off                         string // column = off switches a job off
-}
-
-func jobTables() []jobTable {
-	return []jobTable{
-		{"pg_cron", "pg_cron", "cron", "job", "active", "false"},
-		{"pg_timetable", "", "timetable", "chain", "live", "false"},
-		{"pgAgent", "", "pgagent", "pga_job", "jobenabled", "false"},
-		{"pg_partman", "pg_partman", "", "part_config", "automatic_maintenance", "'off'"},
-		{"pg_partman", "pg_partman", "", "part_config_sub", "sub_automatic_maintenance", "'off'"},
-		{"TimescaleDB", "", "_timescaledb_config", "bgw_job", "scheduled", "false"},
-	}
-}
-
-// jobRelation finds a job table, "" when there is none, quoted.
-func jobRelation(ctx context.Context, q querier, t jobTable) (string, error) {
-	names, err := column(ctx, q, `SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-		JOIN pg_attribute a ON a.attrelid = c.oid AND attname = $4 AND NOT attisdropped
-		WHERE relname = $3 AND relkind IN ('r', 'p') AND (nspname = $2 OR $2 = '' AND n.oid = (SELECT extnamespace FROM pg_extension WHERE extname = $1))`,
-		t.extension, t.schema, t.table, t.column)
-	if err != nil || len(names) == 0 {
-		return "", err
-	}
-	return names[0], nil
-}
-
-// stopJobs switches off jobs. The session is in replica role, so the schedulers' own triggers,
-// whose libraries are not loaded, don't fire.
-func stopJobs(ctx context.Context, _ *job, tx pgx.Tx, o *outcome) error {
-	for _, t := range jobTables() {
-		relation, err := jobRelation(ctx, tx, t)
-		if err != nil {
-			return err
-		}
-		if relation == "" {
-			continue
-		}
-		tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s = %s WHERE %[2]s IS DISTINCT FROM %[3]s", relation, t.column, t.off))
-		if err != nil {
-			return err
-		}
-		o.rows += tag.RowsAffected()
-		o.notes = append(o.notes, fmt.Sprintf("%s: %d jobs of %s", t.scheduler, tag.RowsAffected(), relation))
-	}
-	relation, err := jobRelation(ctx, tx, jobTable{schema: "net", table: "http_request_queue", column: "url"})
-	if err != nil || relation == "" {
-		return err
-	}
-	tag, err := tx.Exec(ctx, "DELETE FROM "+relation)
-	o.rows += tag.RowsAffected()
-	return err
 }
 
 func dropOrigins(ctx context.Context, _ *job, tx pgx.Tx, o *outcome) error {

@@ -61,7 +61,7 @@ func rules() []rule {
 			why: "They have no subscriber here, and make updates of tables without a key fail."},
 		{name: "foreign-servers", everyDatabase: true, tx: closeForeignServers, what: "Foreign servers lead nowhere; user mappings and their passwords are dropped.",
 			why: "A query in the sandbox would read or change other systems with production's rights."},
-		{name: "scheduled-jobs", everyDatabase: true, tx: stopJobs, what: "Scheduled jobs (pg_cron, pg_timetable, pgAgent, pg_partman, TimescaleDB, pg_net) are switched off.",
+		{name: "scheduled-jobs", everyDatabase: true, tx: stopJobs, what: "Scheduled jobs (pg_cron, pg_timetable, pgAgent, pg_partman, TimescaleDB, pg_net) are switched off, and lead to no other server.",
 			why: "They would send, purge or load as if they were production."},
 		{name: "replication-origins", tx: dropOrigins, what: "Replication origins are dropped.",
 			why: "A new subscription would take their positions for its own."},

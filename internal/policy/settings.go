@@ -146,15 +146,11 @@ func rewriteCatalogs(ctx context.Context, j *job, conn *pgx.Conn, o *outcome) er
 	if here == home {
 		tables = append(shared, local...)
 	}
-	for _, t := range jobTables() {
-		relation, err := jobRelation(ctx, conn, t)
-		if err != nil {
-			return err
-		}
-		if relation != "" {
-			tables = append(tables, relation)
-		}
+	jobs, err := jobRelations(ctx, conn)
+	if err != nil {
+		return err
 	}
+	tables = append(tables, jobs...)
 	if _, err := conn.Exec(ctx, `DELETE FROM pg_statistic WHERE starelid IN (SELECT name::regclass FROM unnest($1::text[]) name)`, slices.Concat(shared, local)); err != nil {
 		return err
 	}
