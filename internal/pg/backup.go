@@ -105,7 +105,7 @@ func (o BackupOptions) command(major int) string {
 // spread checkpoint takes up to checkpoint_timeout * checkpoint_completion_target.
 func (c *Conn) BaseBackup(ctx context.Context, o BackupOptions) (*Backup, error) {
 	b := &Backup{c: c, done: c.until(ctx)}
-	err := c.send(o.command(c.major))
+	err := c.query(o.command(c.major))
 	if err == nil {
 		err = b.begin()
 	}

@@ -4,6 +4,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -66,7 +67,8 @@ func describe(cfg *pgconn.Config) string {
 // that ends while a command runs leaves the connection unusable.
 type Conn struct {
 	conn  net.Conn
-	front *pgproto3.Frontend
+	raw   *gathering // conn itself, or what is below its TLS
+	in    *incoming
 	where string // for messages
 	major int
 }
@@ -80,6 +82,7 @@ func Connect(ctx context.Context, t Target) (*Conn, error) {
 		return nil, err
 	}
 	cfg.RuntimeParams["replication"] = "true"
+	raw := gather(cfg)
 	pc, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, connectError("connect for replication", describe(cfg), err)
@@ -89,7 +92,11 @@ func Connect(ctx context.Context, t Target) (*Conn, error) {
 		_ = pc.Close(ctx)
 		return nil, fmt.Errorf("take over connection: %w", err)
 	}
-	c := &Conn{conn: h.Conn, front: h.Frontend, where: describe(cfg)}
+	c := &Conn{conn: h.Conn, raw: raw(), in: newIncoming(h.Conn), where: describe(cfg)}
+	if h.Frontend.ReadBufferLen() > 0 { // a change of a setting, say; it comes rarely between two commands
+		c.Abort()
+		return nil, unreachable("connect for replication", c.where, errors.New("the server said something unasked"))
+	}
 	c.major, err = parseMajor(h.ParameterStatuses["server_version"])
 	if err == nil && !Supported(c.major) {
 		err = majorError(c.where, c.major)
@@ -126,8 +133,7 @@ func (c *Conn) Major() int { return c.major }
 // Close ends the connection, politely if the server still listens.
 func (c *Conn) Close() error {
 	_ = c.conn.SetDeadline(time.Now().Add(time.Second))
-	c.front.Send(&pgproto3.Terminate{})
-	_ = c.front.Flush()
+	_ = c.send(&pgproto3.Terminate{})
 	return c.conn.Close()
 }
 
@@ -148,37 +154,38 @@ func (c *Conn) until(ctx context.Context) func(error) error {
 	}
 }
 
-// send sends one command of the simple query protocol.
-func (c *Conn) send(command string) error {
-	c.front.Send(&pgproto3.Query{String: command})
-	if err := c.front.Flush(); err != nil {
+// send sends one message.
+func (c *Conn) send(m pgproto3.FrontendMessage) error {
+	b, err := m.Encode(nil)
+	if err == nil {
+		_, err = c.conn.Write(b)
+	}
+	if err != nil {
 		return lostError(c.where, err)
 	}
 	return nil
 }
 
+// query sends one command of the simple query protocol.
+func (c *Conn) query(command string) error { return c.send(&pgproto3.Query{String: command}) }
+
 // receive reads one message, skipping notices. A server's error is returned as *pgconn.PgError,
 // with the connection ready for the next command unless the error was fatal.
 func (c *Conn) receive() (pgproto3.BackendMessage, error) {
-	for {
-		m, err := c.front.Receive()
-		if err != nil {
-			return nil, lostError(c.where, err)
-		}
-		switch m := m.(type) {
-		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
-		case *pgproto3.ErrorResponse:
-			return nil, c.drain(pgconn.ErrorResponseToPgError(m))
-		default:
-			return m, nil
-		}
+	m, err := c.in.receive()
+	if err != nil {
+		return nil, lostError(c.where, err)
 	}
+	if m, ok := m.(*pgproto3.ErrorResponse); ok {
+		return nil, c.drain(pgconn.ErrorResponseToPgError(m))
+	}
+	return m, nil
 }
 
 // drain reads on to the end of a failed command, and returns its error.
 func (c *Conn) drain(failed *pgconn.PgError) error {
 	for failed.Severity != "FATAL" && failed.SeverityUnlocalized != "FATAL" {
-		m, err := c.front.Receive()
+		m, err := c.in.receive()
 		if err != nil {
 			break
 		}
@@ -193,7 +200,7 @@ func (c *Conn) drain(failed *pgconn.PgError) error {
 func (c *Conn) command(ctx context.Context, command string) (rows [][]string, err error) {
 	done := c.until(ctx)
 	defer func() { err = done(err) }()
-	if err := c.send(command); err != nil {
+	if err := c.query(command); err != nil {
 		return nil, err
 	}
 	for {

@@ -53,7 +53,7 @@ func (c *Conn) StartReplication(ctx context.Context, slot string, tli sandglass.
 	if slot != "" {
 		command += "SLOT " + quoteIdentifier(slot) + " "
 	}
-	if err := c.send(fmt.Sprintf("%sPHYSICAL %s TIMELINE %d", command, from, tli)); err != nil {
+	if err := c.query(fmt.Sprintf("%sPHYSICAL %s TIMELINE %d", command, from, tli)); err != nil {
 		return nil, s.done(err)
 	}
 	for {
@@ -63,6 +63,7 @@ func (c *Conn) StartReplication(ctx context.Context, slot string, tli sandglass.
 		}
 		switch m.(type) {
 		case *pgproto3.CopyBothResponse:
+			c.raw.stream = true
 			return s, nil
 		case *pgproto3.ReadyForQuery:
 			return nil, s.done(fmt.Errorf("start replication: timeline %d ends at or before %s", tli, from))
@@ -70,8 +71,8 @@ func (c *Conn) StartReplication(ctx context.Context, slot string, tli sandglass.
 	}
 }
 
-// Receive waits for the next message. A server that shuts down ends the stream with
-// production.unreachable.
+// Receive waits for the next message; WAL that has come in several is given in one. A server that shuts down
+// ends the stream with production.unreachable.
 func (s *Stream) Receive() (Message, error) {
 	for {
 		m, err := s.c.receive()
@@ -85,7 +86,7 @@ func (s *Stream) Receive() (Message, error) {
 				return Message{}, s.fail(err)
 			}
 			if msg.Keepalive || len(msg.Data) > 0 {
-				return msg, nil
+				return s.c.in.more(msg), nil
 			}
 		case *pgproto3.CopyDone:
 			return s.endOfTimeline()
@@ -109,15 +110,34 @@ func parseMessage(b []byte) (Message, error) {
 	return Message{}, fmt.Errorf("receive WAL: unknown message of %d bytes", len(b))
 }
 
+// more adds the WAL of the messages that are here already and go on from m. The payloads lie one after the other in one
+// buffer, so each is moved down to the end of the one before.
+func (in *incoming) more(m Message) Message {
+	for len(m.Data) > 0 {
+		kind, length, ok := in.whole()
+		if !ok || kind != 'd' {
+			break
+		}
+		next, err := parseMessage(in.buf[in.from+5 : in.from+length])
+		if err != nil || len(next.Data) == 0 || next.Start != m.Start+sandglass.LSN(len(m.Data)) {
+			break
+		}
+		in.take(length)
+		m.Data = append(m.Data, next.Data...)
+		m.ServerEnd, m.ServerTime = next.ServerEnd, next.ServerTime
+	}
+	return m
+}
+
 // endOfTimeline answers the server's CopyDone and reads which timeline is next. The
 // connection then takes commands again.
 func (s *Stream) endOfTimeline() (Message, error) {
+	s.c.raw.stream = false
 	s.write.Lock()
-	s.c.front.Send(&pgproto3.CopyDone{})
-	err := s.c.front.Flush()
+	err := s.c.send(&pgproto3.CopyDone{})
 	s.write.Unlock()
 	if err != nil {
-		return Message{}, s.fail(lostError(s.c.where, err))
+		return Message{}, s.fail(err)
 	}
 	var end Message
 	for {

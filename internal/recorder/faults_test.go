@@ -225,7 +225,7 @@ func TestWentBackAndOvertook(t *testing.T) {
 	g.gap("forked")
 }
 
-func run(t *testing.T, name string, args ...string) {
+func run(t testing.TB, name string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v %s", name, err, out)

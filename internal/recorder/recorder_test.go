@@ -26,7 +26,7 @@ import (
 
 // rig is a production and what records it.
 type rig struct {
-	t          *testing.T
+	t          testing.TB
 	production *pgtest.Cluster
 	env        sandglass.Environment
 	folder     string // of the repository
@@ -38,7 +38,7 @@ type rig struct {
 	config func(*recorder.Config) // changes what the next recorder is told
 }
 
-func newRig(t *testing.T, o pgtest.Options) *rig {
+func newRig(t testing.TB, o pgtest.Options) *rig {
 	t.Helper()
 	o.Major, _ = strconv.Atoi(os.Getenv("SANDGLASS_TEST_MAJOR")) // with SANDGLASS_PG_BIN: another than the newest installed
 	g := &rig{t: t, production: pgtest.New(t, o), folder: t.TempDir(), dir: t.TempDir()}
@@ -59,7 +59,7 @@ func newRig(t *testing.T, o pgtest.Options) *rig {
 	return g
 }
 
-func openRepo(t *testing.T, s repo.Store, key string) *repo.Repository {
+func openRepo(t testing.TB, s repo.Store, key string) *repo.Repository {
 	t.Helper()
 	identity, err := age.ParseX25519Identity(key)
 	if err != nil {
@@ -109,7 +109,7 @@ func (g *rig) startWith(r *repo.Repository) {
 	g.t.Cleanup(g.stop)
 }
 
-type testLog struct{ t *testing.T }
+type testLog struct{ t testing.TB }
 
 func (l testLog) Write(p []byte) (int, error) {
 	l.t.Log(strings.TrimSpace(string(p)))
