@@ -88,50 +88,30 @@ func (r *Repository) putFramed(ctx context.Context, key string, buf *[]byte, hea
 	return plain[n:], r.putOnce(ctx, key, sealed, d)
 }
 
-// putStream seals a draft and after it what data holds, read twice: for its digest and for itself.
+// putStream seals a draft and after it what data holds. What the draft has no room for is read twice: for the digest, which
+// comes before all else in an object, and for itself.
 func (r *Repository) putStream(ctx context.Context, key string, draft *Draft, data io.ReadSeeker) error {
-	start, err := data.Seek(0, io.SeekCurrent)
+	f := r.codecs.framing(data)
+	defer r.codecs.doneFraming(f)
+	err := draft.fill(f)
 	if err == nil {
-		_, err = io.Copy(draft.h, data)
+		var start int64
+		if start, err = data.Seek(0, io.SeekCurrent); err == nil {
+			_, err = io.Copy(draft.h, data)
+		}
+		if err == nil {
+			_, err = data.Seek(start, io.SeekStart)
+		}
 	}
-	if err == nil {
-		_, err = data.Seek(start, io.SeekStart)
-	}
-	if err != nil {
+	if err != nil && err != io.EOF {
 		return fmt.Errorf("read what is to become %s: %w", key, err)
 	}
 	d := digest(draft.h.Sum(nil)[:digestSize])
-	pr, pw := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		pw.CloseWithError(r.sealTo(pw, draft.frames, data, d))
-	}()
-	err = r.putOnce(ctx, key, pr, d)
-	pr.CloseWithError(errors.New("the object is finished"))
-	<-done
-	return err
-}
-
-// sealTo writes an age file of frames, then of data compressed.
-func (r *Repository) sealTo(w io.Writer, frames []byte, data io.Reader, d digest) error {
-	aw, err := age.Encrypt(w, r.marked(d)...)
+	sealed, err := age.EncryptReader(io.MultiReader(bytes.NewReader(draft.frames), f), r.marked(d)...)
 	if err != nil {
-		return fmt.Errorf("encrypt: %w", err)
+		return fmt.Errorf("encrypt %s: %w", key, err)
 	}
-	if _, err := aw.Write(frames); err != nil {
-		return err
-	}
-	enc := r.codecs.encoder()
-	defer r.codecs.doneEncoding(enc)
-	enc.Reset(aw)
-	if _, err := io.Copy(enc, data); err != nil {
-		return err
-	}
-	if err := enc.Close(); err != nil {
-		return err
-	}
-	return aw.Close()
+	return r.putOnce(ctx, key, sealed, d)
 }
 
 func (r *Repository) putOnce(ctx context.Context, key string, sealed io.Reader, d digest) error {
