@@ -13,7 +13,9 @@ type Result struct {
 	UnreachableSeconds float64 `json:"unreachable_seconds"`
 	Held               bool    `json:"held,omitempty"` // open to the administrator only, until `sandglass release`
 	// Rules is what the policy did; NotReapplied what of the sandbox could not be given to the copy.
-	Rules        []PlanLine `json:"rules,omitempty"`
+	Rules []PlanLine `json:"rules,omitempty"`
+	// Carried is what stayed the target's own: rows of its own that the copy has in the place of production's.
+	Carried      []PlanLine `json:"carried,omitempty"`
 	NotReapplied []string   `json:"not_reapplied,omitempty"`
 	Findings     []Finding  `json:"findings,omitempty"`
 	// Checklist is what the packs leave for people to do.

@@ -232,6 +232,15 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location, told []san
 	if r.Held {
 		fmt.Fprintf(w, "Only the administrator may connect until: sandglass release %s\n", o.Environment)
 	}
+	var own []string
+	for _, l := range r.Carried {
+		if l.Rows > 0 {
+			own = append(own, fmt.Sprintf("%s (%s)", l.What, thousands(l.Rows)))
+		}
+	}
+	if len(own) > 0 {
+		fmt.Fprintf(w, "%s kept its own: %s\n", o.Environment, strings.Join(own, ", "))
+	}
 	if len(r.NotReapplied) > 0 {
 		list(w, "What of "+o.Environment+" could not be given to the copy", r.NotReapplied)
 	}

@@ -85,8 +85,8 @@ func holds(run *engine.Run, m memory, target db.Environment) bool {
 	return m.Volume != "" && target.Declaration.Server.Release == "manual" && run.Request.Kind != sandglass.KindUndo
 }
 
-// closeOld is 8b and the first half of 8d: the old server is fenced and stopped, and the sealed
-// new one beside it, each cleanly.
+// closeOld is 8b, 8c and the first half of 8d: the old server is fenced, what stays the sandbox's own
+// is settled, and both servers are stopped, each cleanly.
 func (h *Host) closeOld(ctx context.Context, run *engine.Run, m *memory, target db.Environment) error {
 	if target.Volume == "" {
 		return h.stopStagingCleanly(ctx, m.Volume)
@@ -99,22 +99,25 @@ func (h *Host) closeOld(ctx context.Context, run *engine.Run, m *memory, target 
 	if err != nil {
 		return err
 	}
+	if old == nil && m.Carried != "" && !m.Settled {
+		return wentDown(target.Declaration.Name)
+	}
+	if old != nil {
+		defer old.Close()
+		m.Fenced = time.Now()
+		if err := old.Fence(ctx, "cutover"); err != nil {
+			return err
+		}
+		if err := h.settle(ctx, run, c, m, target); err != nil {
+			return err
+		}
+	}
 	both, stopping := errgroup.WithContext(ctx)
 	if m.Volume != "" {
 		both.Go(func() error { return h.stopStagingCleanly(stopping, m.Volume) })
 	}
 	if old != nil {
-		defer old.Close()
-		m.Fenced = time.Now()
-		both.Go(func() error {
-			if err := old.Fence(stopping, "cutover"); err != nil {
-				return err
-			}
-			if err := h.sameRoles(stopping, c, m, time.Duration(target.Declaration.Server.CarryBudget)); err != nil {
-				return err
-			}
-			return old.Stop(stopping, server.Fast)
-		})
+		both.Go(func() error { return old.Stop(stopping, server.Fast) })
 	}
 	if err := both.Wait(); err != nil {
 		return err

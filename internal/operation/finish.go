@@ -57,10 +57,11 @@ func (h *Host) sumUp(ctx context.Context, run *engine.Run) error {
 	result.Held = target.Held
 	report := readJSON[policy.Report](run.Dir, "neutralize.json")
 	for _, r := range report.Rules {
-		if r.Rows > 0 {
+		if r.Rows > 0 && !r.Carried {
 			result.Rules = append(result.Rules, sandglass.PlanLine{Step: "neutralize", What: strings.TrimSpace(r.Rule + " " + r.Database), Why: r.Why, Rows: r.Rows, Seconds: r.Seconds})
 		}
 	}
+	result.Carried = carried(report)
 	result.NotReapplied = report.NotReapplied
 	if run.Request.Kind == sandglass.KindRestore || run.Request.Kind == sandglass.KindRefresh {
 		_, source, err := h.environments(ctx, run.Request)

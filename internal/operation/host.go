@@ -110,8 +110,10 @@ type memory struct {
 	Synchronized  bool   `json:"synchronized,omitempty"`
 	Lent          string `json:"lent,omitempty"`
 	// Carried is a digest of the sandbox's roles as the copy last got them; Closed is set before the policy's notes are removed.
+	// Settled is set once, under the fence, what stays the sandbox's own was compared and carried for the last time.
 	Carried     string                  `json:"carried,omitempty"`
 	Closed      bool                    `json:"closed,omitempty"`
+	Settled     bool                    `json:"settled,omitempty"`
 	Previous    string                  `json:"previous,omitempty"` // the volume that was current before the cutover
 	Before      state                   `json:"before"`             // what else the environment's row said then
 	Incarnation sandglass.IncarnationID `json:"incarnation,omitempty"`

@@ -101,6 +101,9 @@ func (h *Host) neutralize(ctx context.Context, run *engine.Run) error {
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
+	if in.FromTarget, err = h.fromTarget(ctx, target, in.Target); err != nil {
+		return err
+	}
 	report, err := policy.Neutralize(ctx, st, in)
 	if err != nil {
 		return err

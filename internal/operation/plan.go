@@ -98,7 +98,7 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 		plan.Findings = append(plan.Findings, packFindings(packs, facts)...)
 		h.planSynchronize(&plan, facts)
 	}
-	h.lines(&plan, m, facts, r, target, packs)
+	h.lines(&plan, m, facts, r, target, packs, h.countCarried(ctx, target, facts, packs))
 	return plan, m, nil
 }
 
@@ -272,7 +272,7 @@ func databaseFacts(plan *sandglass.Plan, f *preflight.Facts) error {
 }
 
 // lines says in people's words what will be done, and what is not copied.
-func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandglass.Request, target db.Environment, packs []pack.Pack) {
+func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandglass.Request, target db.Environment, packs []pack.Pack, counts map[string]int64) {
 	if plan.Range == nil {
 		return
 	}
@@ -288,7 +288,7 @@ func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandgl
 		add(sandglass.PlanLine{Step: "open", What: "Open the sealed copy, un-neutralized and read-only, over a private Unix socket.", Seconds: 1})
 		return
 	}
-	in := policy.Input{Source: f.Source, Environment: f.Target, Packs: packs}
+	in := policy.Input{Source: f.Source, Environment: f.Target, Packs: packs, Counts: counts}
 	if f.Running {
 		in.Target = &policy.Target{}
 	}

@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"sandglass"
 	"sandglass/internal/db"
@@ -54,13 +53,20 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 	return h.tryOut(ctx, run, m, target)
 }
 
-// carryRoles applies once more, and proves, what the sandbox's people changed of their roles and rights
-// since neutralize. cutOver compares with what was read here, once nobody can change it any more.
+// carryRoles applies once more, and proves, what the sandbox's people changed of their roles, rights and
+// rows since neutralize. cutOver compares with what was read here, once nobody can change it any more.
 func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Staging, in policy.Input, target db.Environment, m *memory) (err error) {
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
-	if _, err := policy.Neutralize(ctx, st, in); err != nil {
+	if in.FromTarget, err = h.fromTarget(ctx, target, in.Target); err != nil {
+		return err
+	}
+	report, err := policy.Neutralize(ctx, st, in)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(run.Dir, "neutralize.json", report); err != nil {
 		return err
 	}
 	findings, err := policy.Prove(ctx, st, in)
@@ -74,8 +80,8 @@ func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Stagin
 	return run.Save(ctx, *m)
 }
 
-// CodeCarryChanged is a sandbox whose roles changed in the last second before its cutover.
-const CodeCarryChanged sandglass.Code = "carry.changed"
+// CodeCarryChanged is a sandbox that was changed in the last moments before its cutover.
+const CodeCarryChanged = policy.CodeCarryChanged
 
 // digest tells whether two readings of a sandbox's roles are the same; "" is of none. Grants on objects
 // are left out: they come and go with the objects that clients make.
@@ -93,12 +99,7 @@ func digest(t *policy.Target) string {
 
 // sameRoles is 8c: what the fenced sandbox's people have of roles and settings must be what the copy was
 // given. A change in the last second is not lost but ends the cutover, which goes back.
-func (h *Host) sameRoles(ctx context.Context, c server.Config, m *memory, budget time.Duration) error {
-	if m.Carried == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, budget)
-	defer cancel()
+func (h *Host) sameRoles(ctx context.Context, c server.Config, m *memory) error {
 	now, err := policy.ReadTarget(ctx, connector(c))
 	if err != nil {
 		return err

@@ -261,12 +261,12 @@ func (in Input) fromTarget(ctx context.Context, database string, do func(own pgx
 }
 
 // CarryAgain is 8c: what the sandbox's people have changed of their own rows since Neutralize is
-// given to the copy, and the assertions about these tables are asked again. changed names the
-// databases. The sandbox must be fenced, so that this is the last word; whatever the copy can't
+// given to the copy, and the assertions about these tables are asked again. The report is of the
+// databases where that was so. The sandbox must be fenced, so that this is the last word; whatever the copy can't
 // hold now, though it could before, is an error of CodeCarryChanged.
-func CarryAgain(ctx context.Context, st Staging, in Input) (changed []string, err error) {
+func CarryAgain(ctx context.Context, st Staging, in Input) (again Report, err error) {
 	if in.FromTarget == nil {
-		return nil, nil
+		return again, nil
 	}
 	before := map[string][]string{}
 	j := newJob(st, in)
@@ -289,17 +289,17 @@ func CarryAgain(ctx context.Context, st Staging, in Input) (changed []string, er
 			if len(j.report.Rules) == 0 || j.report.Rules[0].Skipped {
 				return nil
 			}
-			changed = append(changed, r.database)
+			again.Rules = append(again.Rules, j.report.Rules...)
 			if err := j.sameConflicts(ctx, conn, r, before); err != nil {
 				return err
 			}
 			return proveCarried(ctx, conn, in, r)
 		})
 		if err != nil {
-			return changed, err
+			return again, err
 		}
 	}
-	return changed, nil
+	return again, nil
 }
 
 // sameConflicts refuses rows that stay behind now and did not before: nobody has been told of them.

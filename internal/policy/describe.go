@@ -19,7 +19,11 @@ func Describe(in Input, databases []string) []sandglass.PlanLine {
 			continue
 		}
 		for _, c := range r.carries {
-			lines = append(lines, sandglass.PlanLine{Step: step, What: DescribeRule(c.rule, r.database), Why: c.rule.Why, Rows: in.Counts[c.name()]})
+			if in.Target != nil {
+				lines = append(lines, sandglass.PlanLine{Step: step, What: DescribeRule(c.rule, r.database), Why: c.rule.Why, Rows: in.Counts[c.name()]})
+			} else if c.rule.Keep != "" {
+				lines = append(lines, sandglass.PlanLine{Step: step, What: c.rule.Table + ": production's rows are removed; the sandbox has none of its own yet (" + r.database + ").", Why: c.rule.Why})
+			}
 		}
 		if r.carries != nil {
 			continue
