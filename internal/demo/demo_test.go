@@ -45,9 +45,13 @@ func TestProductionAndDown(t *testing.T) {
 	go func() { written <- demo.Write(writing, dir) }()
 	for prod.Query(t, "business", posted) == "0" {
 		if writing.Err() != nil {
-			t.Fatal("nobody posts, or nobody pays")
+			t.Fatal("nobody posts, or nobody pays: ", <-written)
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case err := <-written:
+			t.Fatal(err)
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 	stop()
 	if err := <-written; err != nil {

@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"sandglass/internal/erp"
 	"sandglass/internal/pgtest"
@@ -28,20 +28,13 @@ func Write(ctx context.Context, dir string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, writersFor)
 	defer cancel()
-	var done sync.WaitGroup
-	failed := make(chan error, 4)
+	g, ctx := errgroup.WithContext(ctx)
 	for i := range 3 {
 		clerk := &clerk{name: fmt.Sprintf("%d%x", i, time.Now().UnixMilli())}
-		done.Go(func() { failed <- session(ctx, c, erp.Business, 40*time.Millisecond, clerk.work) })
+		g.Go(func() error { return session(ctx, c, erp.Business, 40*time.Millisecond, clerk.work) })
 	}
-	done.Go(func() { failed <- session(ctx, c, erp.Reporting, 250*time.Millisecond, report) })
-	done.Wait()
-	for range cap(failed) {
-		if err := <-failed; err != nil && ctx.Err() == nil {
-			return err
-		}
-	}
-	return nil
+	g.Go(func() error { return session(ctx, c, erp.Reporting, 250*time.Millisecond, report) })
+	return g.Wait()
 }
 
 func session(ctx context.Context, c *pgtest.Cluster, database string, pause time.Duration, one func(context.Context, *pgx.Conn) error) error {
@@ -58,7 +51,7 @@ func session(ctx context.Context, c *pgtest.Cluster, database string, pause time
 			return nil
 		case <-tick.C:
 		}
-		if err := one(ctx, conn); err != nil {
+		if err := one(ctx, conn); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -125,7 +118,7 @@ func (k *clerk) pay(ctx context.Context, tx pgx.Tx, invoice int64) error {
 	var vendor int64
 	var amount string
 	today := time.Now().UTC()
-	err := tx.QueryRow(ctx, `UPDATE vendtrans t SET closed = $2, settleamountcur = amountcur, settleamountmst = amountmst, lastsettledate = $2, modifieddatetime = now(), recversion = t.recversion + 1
+	err := tx.QueryRow(ctx, `UPDATE vendtrans t SET closed = $2::timestamp, settleamountcur = amountcur, settleamountmst = amountmst, lastsettledate = $2::date, modifieddatetime = now(), recversion = t.recversion + 1
 		FROM vendtable v WHERE t.recid = $1 AND v.dataareaid = t.dataareaid AND v.accountnum = t.accountnum RETURNING v.recid, (-amountcur)::text`, invoice, today).Scan(&vendor, &amount)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil // its vendor is gone
