@@ -100,7 +100,7 @@ func dropKept(ctx context.Context, s *systest.System) error {
 	}
 	for _, v := range volumes {
 		if v.State == sandglass.VolumeKept {
-			if err := s.Client.DropVolume(ctx, v.ID); err != nil {
+			if err := s.Client.DropVolume(ctx, v.ID, false); err != nil {
 				return err
 			}
 		}

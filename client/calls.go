@@ -142,9 +142,13 @@ func (c *Client) Volumes(ctx context.Context, environment string) ([]sandglass.V
 	return ask[[]sandglass.Volume](ctx, c, "GET", path("volumes")+query("environment", environment), nil)
 }
 
-// DropVolume removes a kept volume.
-func (c *Client) DropVolume(ctx context.Context, id string) error {
-	return c.call(ctx, "DELETE", path("volumes", id), nil, nil)
+// DropVolume removes a kept volume; with force, also one whose last WAL could not be brought into the repository.
+func (c *Client) DropVolume(ctx context.Context, id string, force bool) error {
+	forced := ""
+	if force {
+		forced = "true"
+	}
+	return c.call(ctx, "DELETE", path("volumes", id)+query("force", forced), nil, nil)
 }
 
 // Repository says what the repository holds.

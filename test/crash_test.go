@@ -205,7 +205,7 @@ func (c *crashSite) bring(t *testing.T, want string, restore, undo sandglass.Req
 	for _, v := range volumes {
 		if v.State == sandglass.VolumeKept {
 			if kept++; kept > 1 {
-				must(t, c.Client.DropVolume(ctx, v.ID))
+				must(t, c.Client.DropVolume(ctx, v.ID, false))
 			}
 		}
 	}

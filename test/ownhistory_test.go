@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -85,16 +86,19 @@ func TestRecordedSandbox(t *testing.T) {
 		streaming(t, s, "uat")
 	}
 	t.Run("a moment of its own is restored, and undone", func(t *testing.T) {
+		before := time.Now()
 		restore(sandglass.Moment{Kind: sandglass.AtXID, XID: one})
 		if got := who(); got != "one" {
 			t.Errorf("after transaction %d: %q", one, got)
 		}
-		_, err := s.Undo(ctx, "uat")
+		between := time.Now()
+		undone, err := s.Undo(ctx, "uat")
 		must(t, err)
 		streaming(t, s, "uat")
 		if got := who(); got != "two" {
 			t.Errorf("after the undo: %q", got)
 		}
+		takesTurns(t, s, w.Incarnations[0].ID, before, between, undone)
 		restore(sandglass.Moment{Kind: sandglass.AtXID, XID: two, Before: true})
 		if got := who(); got != "one" {
 			t.Errorf("before transaction %d: %q", two, got)
@@ -108,7 +112,7 @@ func TestRecordedSandbox(t *testing.T) {
 		_, err := s.Undo(ctx, "uat")
 		must(t, err)
 		streaming(t, s, "uat")
-		restore(sandglass.Moment{Kind: sandglass.AtTime, Time: first.Ended})
+		restore(sandglass.Moment{Kind: sandglass.AtTime, Time: w.Earliest})
 		if got := who(); got != "production" {
 			t.Errorf("at its first image: %q", got)
 		}
@@ -116,12 +120,12 @@ func TestRecordedSandbox(t *testing.T) {
 	t.Run("no state that it had is lost", func(t *testing.T) {
 		w, err := s.Client.Window(ctx, "uat")
 		must(t, err)
-		if len(w.Incarnations) < 4 {
-			t.Errorf("the window has %d incarnations", len(w.Incarnations))
+		if len(w.Incarnations) < 4 || len(w.Gaps) > 0 {
+			t.Errorf("the window has %d incarnations, gaps %+v", len(w.Incarnations), w.Gaps)
 		}
-		for i, inc := range w.Incarnations[:len(w.Incarnations)-1] {
-			if inc.Ended.IsZero() && i > 0 {
-				t.Logf("incarnation %s is still open", inc.ID)
+		for i, inc := range w.Incarnations {
+			if inc.Current() != (i == len(w.Incarnations)-1) {
+				t.Errorf("incarnation %d of %d: %+v", i+1, len(w.Incarnations), inc)
 			}
 		}
 		restore(sandglass.Moment{Kind: sandglass.AtXID, XID: two})
@@ -135,6 +139,35 @@ func TestRecordedSandbox(t *testing.T) {
 			t.Errorf("of production's own history only %v was found: the search is blind", found)
 		}
 	})
+}
+
+// takesTurns checks that the undone state goes on with its own incarnation, without a gap, and that each time
+// belongs to the state that uat showed then.
+func takesTurns(t *testing.T, s *systest.System, own sandglass.IncarnationID, before, between time.Time, undo sandglass.Operation) {
+	t.Helper()
+	ctx := t.Context()
+	e, err := s.Client.Environment(ctx, "uat")
+	must(t, err)
+	if e.Recorder.Incarnation != own {
+		t.Errorf("after the undo incarnation %s is recorded, want %s", e.Recorder.Incarnation, own)
+	}
+	w, err := s.Client.Window(ctx, "uat")
+	must(t, err)
+	if len(w.Gaps) != 0 || len(w.Incarnations) != 2 {
+		t.Errorf("gaps %+v, incarnations %+v", w.Gaps, w.Incarnations)
+	}
+	for at, want := range map[time.Time]bool{before: true, between: false} {
+		r, err := s.Client.Resolve(ctx, "uat", sandglass.Moment{Kind: sandglass.AtTime, Time: at})
+		must(t, err)
+		if (r.Incarnation == own) != want {
+			t.Errorf("%s belongs to incarnation %s; %s is the first", at, r.Incarnation, own)
+		}
+	}
+	var result sandglass.Result
+	must(t, json.Unmarshal(undo.Result, &result))
+	if result.UnreachableSeconds <= 0 || result.UnreachableSeconds > 3 {
+		t.Errorf("unreachable for %v s", result.UnreachableSeconds)
+	}
 }
 
 func clean(t *testing.T, s *systest.System, env string, secrets ...string) {

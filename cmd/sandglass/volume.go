@@ -56,11 +56,12 @@ func showVolumes(w io.Writer, all []sandglass.Volume) error {
 }
 
 func newVolumeDrop(a *app) *cobra.Command {
-	var yes bool
+	var yes, force bool
 	c := &cobra.Command{Use: "drop ID", Short: "Remove a kept state; it can then no longer be gone back to", Args: takes("ID"), ValidArgsFunction: a.completes(keptVolumes),
 		RunE: a.asks(func(ctx context.Context, cl *client.Client, args []string) error {
-			return a.dropVolume(ctx, cl, args[0], yes)
+			return a.dropVolume(ctx, cl, args[0], yes, force)
 		})}
+	c.Flags().BoolVar(&force, "force", false, "also when its last WAL can't be brought into the repository: moments are lost with it")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }
@@ -76,7 +77,7 @@ func keptVolumes(ctx context.Context, cl *client.Client) (ids []string, err erro
 	return ids, err
 }
 
-func (a *app) dropVolume(ctx context.Context, cl *client.Client, id string, yes bool) error {
+func (a *app) dropVolume(ctx context.Context, cl *client.Client, id string, yes, force bool) error {
 	if !yes {
 		all, err := cl.Volumes(ctx, "")
 		if err != nil {
@@ -91,7 +92,7 @@ func (a *app) dropVolume(ctx context.Context, cl *client.Client, id string, yes 
 			return err
 		}
 	}
-	if err := cl.DropVolume(ctx, id); err != nil {
+	if err := cl.DropVolume(ctx, id, force); err != nil {
 		return err
 	}
 	a.say("%s is removed.", id)

@@ -38,7 +38,7 @@ func (c windows) Commits(ctx context.Context, name string, q sandglass.CommitQue
 		limit = 100
 	}
 	found := []sandglass.Commit{}
-	for commit, err := range window.Commits(ctx, c.host.History(e), e.Declaration, c.recorders.Live(name), q.From, q.To) {
+	for commit, err := range window.Commits(ctx, c.repo, e.Declaration, c.recorders.Live(name), q.From, q.To) {
 		if err != nil {
 			return nil, err
 		}

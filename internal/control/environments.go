@@ -151,29 +151,30 @@ func withoutPassword(connection string) string {
 	return passwordByName.ReplaceAllString(connection, "${1}"+hidden)
 }
 
-// Remove ends the recording, drops the slot, removes a sandbox's volumes, and forgets the environment.
+// Remove ends the recording, drops the slot, removes a sandbox's volumes, and forgets the environment. A removal
+// that was broken off is finished by another; nothing else can begin with the environment meanwhile.
 func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.Finding, error) {
 	e, err := c.environment(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if busy, err := c.db.Unfinished(ctx, name); err != nil || busy != "" {
-		if err == nil {
-			err = db.Busy(name, busy)
-		}
-		return nil, err
-	}
 	if err := c.nothingOpen(ctx, e); err != nil {
 		return nil, err
 	}
-	if err := c.wishRecording(ctx, name, false, by); err != nil {
+	err = c.db.Do(ctx, func(tx *db.Tx) error {
+		if err := tx.BeginRemoval(ctx, name); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, db.AuditRow{Who: by, What: "env.rm", Environment: name})
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := c.recorders.Pause(ctx, name); err != nil {
 		return nil, err
 	}
 	defer c.recorders.Resume(name)
-	var findings []sandglass.Finding
+	findings := c.host.DrainSandbox(ctx, e)
 	if e.Declaration.Kind == sandglass.Production { // a sandbox's slot goes with its volume
 		findings = c.dropSlot(ctx, e)
 	}
@@ -183,13 +184,7 @@ func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.
 	if err := c.host.RemoveSandbox(ctx, e); err != nil {
 		return findings, err
 	}
-	err = c.db.Do(ctx, func(tx *db.Tx) error {
-		if err := tx.Audit(ctx, db.AuditRow{Who: by, What: "env.rm", Environment: name}); err != nil {
-			return err
-		}
-		return tx.RemoveEnvironment(ctx, name)
-	})
-	return findings, err
+	return findings, c.db.Do(ctx, func(tx *db.Tx) error { return tx.RemoveEnvironment(ctx, name) })
 }
 
 // nothingOpen refuses to remove a production while copies of it are looked into.
@@ -294,8 +289,8 @@ func (c volumes) Volumes(ctx context.Context, environment string) ([]sandglass.V
 	return c.volumesOf(ctx, environment)
 }
 
-// Drop removes a kept volume.
-func (c volumes) Drop(ctx context.Context, id, by string) error {
+// Drop removes a kept volume, once its last WAL is in the repository; with force, also without that.
+func (c volumes) Drop(ctx context.Context, id string, force bool, by string) error {
 	v, err := c.db.Volume(ctx, id)
 	if err != nil {
 		return err
@@ -309,7 +304,7 @@ func (c volumes) Drop(ctx context.Context, id, by string) error {
 	if err := c.db.Audit(ctx, db.AuditRow{Who: by, What: "volume.drop " + id, Environment: v.Environment}); err != nil {
 		return err
 	}
-	return c.host.DropVolume(ctx, id)
+	return c.host.DropVolume(ctx, id, force)
 }
 
 type peeks struct{ *Control }

@@ -72,7 +72,7 @@ func (c windows) Window(ctx context.Context, name string) (sandglass.Window, err
 	if err != nil {
 		return sandglass.Window{}, err
 	}
-	return window.Compute(ctx, c.host.History(e), e.Declaration, c.recorders.Live(name))
+	return window.Compute(ctx, c.repo, e.Declaration, c.recorders.Live(name))
 }
 
 func (c windows) Resolve(ctx context.Context, name string, m sandglass.Moment) (sandglass.Range, error) {
@@ -80,7 +80,7 @@ func (c windows) Resolve(ctx context.Context, name string, m sandglass.Moment) (
 	if err != nil {
 		return sandglass.Range{}, err
 	}
-	return window.Resolve(ctx, c.host.History(e), e.Declaration, m, c.recorders.Live(name))
+	return window.Resolve(ctx, c.repo, e.Declaration, m, c.recorders.Live(name))
 }
 
 type repository struct{ *Control }

@@ -77,7 +77,7 @@ func (c *Control) removeExpired(ctx context.Context) error {
 			}
 			if busy == "" && !v.KeptUntil.IsZero() && time.Now().After(v.KeptUntil) {
 				c.Log.Info("a kept state's time is over", "volume", v.ID, "environment", v.Environment)
-				errs = append(errs, c.host.DropVolume(ctx, v.ID))
+				errs = append(errs, c.dropExpired(ctx, v))
 			}
 		case sandglass.VolumeStaging:
 			o, err := c.db.Operation(ctx, v.Operation)
@@ -90,6 +90,18 @@ func (c *Control) removeExpired(ctx context.Context) error {
 		}
 	}
 	return errors.Join(append(errs, c.removeStrays(ctx, volumes))...)
+}
+
+// againAfter is how much longer a kept state stays whose last WAL could not be brought into the repository.
+const againAfter = time.Hour
+
+// dropExpired drops a kept state. One that still has WAL which the repository lacks stays, and is tried again later.
+func (c *Control) dropExpired(ctx context.Context, v db.Volume) error {
+	err := c.host.DropVolume(ctx, v.ID, false)
+	if sandglass.CodeOf(err) == operation.CodeNotDrained {
+		err = errors.Join(err, c.db.KeepLonger(ctx, v.ID, time.Now().Add(againAfter)))
+	}
+	return err
 }
 
 // openPeek says whether the operation is a peek that came to be open.

@@ -132,8 +132,8 @@ func TestEnvironments(t *testing.T) {
 	}
 	e, err := d.Environment(ctx, "uat")
 	ok(t, err)
-	want := db.Environment{Declaration: changed, Created: e.Created, Changed: e.Changed, Recording: true, Server: db.WishRunning, Held: true,
-		Incarnation: "i1", Restored: "yesterday", RestoredFrom: "prod", RestoredAt: restored}
+	want := db.Environment{Declaration: changed, Created: e.Created, Changed: e.Changed, Recording: true, Server: db.WishRunning,
+		Shown: db.Shown{Held: true, Incarnation: "i1", Restored: "yesterday", RestoredFrom: "prod", RestoredAt: restored}}
 	if diff := cmp.Diff(want, e); diff != "" {
 		t.Error(diff)
 	}
@@ -151,6 +151,38 @@ func TestEnvironments(t *testing.T) {
 	ok(t, d.VolumeBecome(ctx, "v1", sandglass.VolumeGone, time.Time{}))
 	ok(t, remove())
 	wantCode(t, remove(), sandglass.CodeEnvironmentUnknown)
+}
+
+// TestRemovalOrOperation: of a removal and an operation that begin at once, one wins and the other is told.
+func TestRemovalOrOperation(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	remove := func() error { return d.Do(ctx, func(tx *db.Tx) error { return tx.BeginRemoval(ctx, "uat") }) }
+	for round := range 20 {
+		_, err := d.ApplyEnvironment(ctx, sandbox)
+		ok(t, err)
+		o := db.Operation{Host: "h", Exclusive: true, Request: sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat"},
+			Operation: sandglass.Operation{ID: fmt.Sprintf("o%02d", round), Kind: sandglass.KindRestore, Environment: "uat", State: sandglass.Queued}}
+		var removed, began error
+		var both sync.WaitGroup
+		both.Go(func() { removed = remove() })
+		both.Go(func() { began = d.Do(ctx, func(tx *db.Tx) error { return tx.InsertOperation(ctx, o) }) })
+		both.Wait()
+		if (removed == nil) == (began == nil) || sandglass.CodeOf(errors.Join(removed, began)) != sandglass.CodeEnvironmentBusy {
+			t.Fatalf("round %d: removal %v, operation %v", round, removed, began)
+		}
+		if removed == nil {
+			_, err := d.ApplyEnvironment(ctx, sandbox)
+			wantCode(t, err, sandglass.CodeEnvironmentBusy)
+			ok(t, remove()) // a second `env rm` finishes the first
+			ok(t, d.Do(ctx, func(tx *db.Tx) error { return tx.RemoveEnvironment(ctx, "uat") }))
+			continue
+		}
+		ok(t, d.Do(ctx, func(tx *db.Tx) error {
+			o, err := tx.LockOperation(ctx, o.ID)
+			o.State = sandglass.Cancelled
+			return errors.Join(err, tx.UpdateOperation(ctx, o))
+		}))
+	}
 }
 
 func TestVolumes(t *testing.T) {
@@ -222,35 +254,12 @@ func TestVolumeStates(t *testing.T) {
 
 func TestRecords(t *testing.T) {
 	d, ctx := open(t), t.Context()
-	if r, err := d.Recorder(ctx, "prod"); err != nil || r != (db.Recorder{}) {
-		t.Errorf("%v, %v", r, err)
-	}
-	for _, image := range []sandglass.ImageID{"i1", "i2"} {
-		ok(t, d.SetRecorder(ctx, "prod", db.Recorder{Incarnation: "n1", LastImage: image, Digests: image}))
-	}
-	if r, err := d.Recorder(ctx, "prod"); err != nil || r.LastImage != "i2" || r.Digests != "i2" || r.Incarnation != "n1" {
-		t.Errorf("%v, %v", r, err)
-	}
 	ok(t, d.Audit(ctx, db.AuditRow{Who: "anna", What: "peek.opened", Environment: "prod", Detail: json.RawMessage(`{"reason": "lost order"}`)}))
 	ok(t, d.Audit(ctx, db.AuditRow{Who: "ben", What: "peek.closed", Environment: "prod"}))
 	rows, err := d.Audits(ctx, "prod", 10)
 	if err != nil || len(rows) != 2 || rows[0].Who != "ben" || string(rows[1].Detail) != `{"reason": "lost order"}` || rows[1].At.IsZero() {
 		t.Errorf("%+v, %v", rows, err)
 	}
-	plan := sandglass.PrunePlan{ID: "p1", Made: time.Now().UTC().Truncate(time.Microsecond), Items: []sandglass.PruneItem{{Name: "old"}}, Objects: 1}
-	ok(t, d.InsertPrunePlan(ctx, plan))
-	got, err := d.PrunePlan(ctx, "p1")
-	ok(t, err)
-	if diff := cmp.Diff(plan, got); diff != "" {
-		t.Error(diff)
-	}
-	ok(t, d.PrunePlanExecuted(ctx, "p1"))
-	wantCode(t, d.PrunePlanExecuted(ctx, "p1"), db.CodePruneExecuted)
-	if got, err := d.PrunePlan(ctx, "p1"); err != nil || !got.Executed {
-		t.Errorf("%v, %v", got, err)
-	}
-	_, err = d.PrunePlan(ctx, "p2")
-	wantCode(t, err, db.CodePruneUnknown)
 }
 
 // TestSubscribe: a change is heard after its commit, by its topic and by all, also when the

@@ -23,29 +23,37 @@ const (
 
 // Environment is an environment's row.
 type Environment struct {
-	Declaration  sandglass.Environment
-	Created      time.Time
-	Changed      time.Time
-	Recording    bool // wished on
-	Server       Wish // of a sandbox
-	Held         bool // open to the administrator only, until released
-	Volume       string
-	Incarnation  sandglass.IncarnationID
-	Restored     string // the moment it shows, for people
-	RestoredFrom string // the environment it was restored from
-	RestoredAt   time.Time
+	Declaration sandglass.Environment
+	Created     time.Time
+	Changed     time.Time
+	Recording   bool // wished on
+	Server      Wish // of a sandbox
+	Volume      string
+	Shown       // what its current volume shows
 	// Previous is the volume that was current before the last cutover, "" when the sandbox was
 	// empty then; it means something only with HasPrevious. An undo goes back to it.
 	HasPrevious bool
 	Previous    string
+	// Removing says that `env rm` has begun: nothing else begins any more.
+	Removing bool
 }
 
-const environmentColumns = `declaration, created, changed, recording, server, held, coalesce(volume, ''), incarnation, restored, restored_from, restored_at, has_previous, previous`
+// Shown is what belongs to a volume and is its sandbox's while it is the current one. A kept
+// volume's row remembers it from one cutover to the next.
+type Shown struct {
+	Held         bool                    `json:"held,omitempty"`        // open to the administrator only, until released
+	Incarnation  sandglass.IncarnationID `json:"incarnation,omitempty"` // of its history; "": not recorded yet
+	Restored     string                  `json:"restored,omitempty"`    // the moment it shows, for people
+	RestoredFrom string                  `json:"restored_from,omitempty"`
+	RestoredAt   time.Time               `json:"restored_at,omitzero"`
+}
+
+const environmentColumns = `declaration, created, changed, recording, server, held, coalesce(volume, ''), incarnation, restored, restored_from, restored_at, has_previous, previous, removing`
 
 func scanEnvironment(row pgx.CollectableRow) (Environment, error) {
 	var e Environment
 	var at *time.Time
-	err := row.Scan(&e.Declaration, &e.Created, &e.Changed, &e.Recording, &e.Server, &e.Held, &e.Volume, &e.Incarnation, &e.Restored, &e.RestoredFrom, &at, &e.HasPrevious, &e.Previous)
+	err := row.Scan(&e.Declaration, &e.Created, &e.Changed, &e.Recording, &e.Server, &e.Held, &e.Volume, &e.Incarnation, &e.Restored, &e.RestoredFrom, &at, &e.HasPrevious, &e.Previous, &e.Removing)
 	e.Created, e.Changed, e.RestoredAt = e.Created.UTC(), e.Changed.UTC(), timeOf(at)
 	return e, err
 }
@@ -55,9 +63,12 @@ func scanEnvironment(row pgx.CollectableRow) (Environment, error) {
 func (q Queries) ApplyEnvironment(ctx context.Context, e sandglass.Environment) (created bool, err error) {
 	err = q.q.QueryRow(ctx, `INSERT INTO sandglass.environment AS e (name, declaration) VALUES ($1, $2)
 		ON CONFLICT (name) DO UPDATE SET declaration = excluded.declaration, changed = now()
-		WHERE e.declaration->>'kind' = excluded.declaration->>'kind'
+		WHERE e.declaration->>'kind' = excluded.declaration->>'kind' AND NOT e.removing
 		RETURNING xmax = 0`, e.Name, e).Scan(&created)
 	if errors.Is(err, pgx.ErrNoRows) {
+		if there, err := q.Environment(ctx, e.Name); err == nil && there.Removing {
+			return false, Removing(e.Name)
+		}
 		return false, &sandglass.Error{Code: sandglass.CodeConfig, Op: "apply environment",
 			Message: fmt.Sprintf("Environment %q exists as another kind, and an environment never changes its kind.", e.Name),
 			Remedy:  "Choose another name, or remove the environment first."}
@@ -121,6 +132,34 @@ func (db *DB) UpdateEnvironment(ctx context.Context, name string, f func(e *Envi
 	return db.Do(ctx, func(tx *Tx) error { return tx.UpdateEnvironment(ctx, name, f) })
 }
 
+// Removing is the refusal to begin something with an environment that is being removed.
+func Removing(environment string) *sandglass.Error {
+	return &sandglass.Error{Code: sandglass.CodeEnvironmentBusy, Op: "use environment",
+		Message: fmt.Sprintf("Environment %q is being removed.", environment),
+		Remedy:  fmt.Sprintf("If the removal was broken off, finish it with `sandglass env rm %s`.", environment)}
+}
+
+// BeginRemoval marks the environment, so that no operation on it, or from it, can begin any more. It is refused
+// while one is unfinished (CodeEnvironmentBusy). Of an operation and a removal that begin at once, one wins.
+func (tx *Tx) BeginRemoval(ctx context.Context, name string) error {
+	if _, err := tx.environment(ctx, name, "FOR UPDATE"); err != nil {
+		return err
+	}
+	var busy string
+	err := tx.QueryRow(ctx, `SELECT id FROM sandglass.operation WHERE (environment = $1 OR source = $1) AND state IN ('queued', 'running', 'undoing')
+		ORDER BY id LIMIT 1`, name).Scan(&busy)
+	if err == nil {
+		return Busy(name, busy)
+	}
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("look for unfinished operations of %s: %w", name, err)
+	}
+	if _, err := tx.Exec(ctx, `UPDATE sandglass.environment SET removing = true, recording = false, server = 'stopped', changed = now() WHERE name = $1`, name); err != nil {
+		return fmt.Errorf("begin to remove environment %s: %w", name, err)
+	}
+	return tx.Notify(ctx, EnvironmentTopic(name))
+}
+
 // RemoveEnvironment removes the declaration. It is refused while an operation is unfinished
 // (CodeEnvironmentBusy) or a volume is left (CodeVolumeInUse). Operations and audit stay.
 func (tx *Tx) RemoveEnvironment(ctx context.Context, name string) error {
@@ -141,10 +180,8 @@ func (tx *Tx) RemoveEnvironment(ctx context.Context, name string) error {
 			Message: fmt.Sprintf("Environment %q still has %d volume(s).", name, volumes),
 			Remedy:  "Stop it and drop its volumes first; `sandglass volumes` lists them."}
 	}
-	for _, sql := range []string{`DELETE FROM sandglass.recorder WHERE environment = $1`, `DELETE FROM sandglass.environment WHERE name = $1`} {
-		if _, err := tx.Exec(ctx, sql, name); err != nil {
-			return fmt.Errorf("remove environment %s: %w", name, err)
-		}
+	if _, err := tx.Exec(ctx, `DELETE FROM sandglass.environment WHERE name = $1`, name); err != nil {
+		return fmt.Errorf("remove environment %s: %w", name, err)
 	}
 	return tx.Notify(ctx, EnvironmentTopic(name))
 }

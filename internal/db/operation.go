@@ -52,8 +52,17 @@ func scanOperation(row pgx.CollectableRow) (Operation, error) {
 }
 
 // InsertOperation writes a new operation with its steps; CodeEnvironmentBusy when it is
-// exclusive and another on its environment is unfinished. After a refusal the transaction can only be rolled back.
+// exclusive and another on its environment is unfinished, and when the environment or the source is being
+// removed. After a refusal the transaction can only be rolled back.
 func (tx *Tx) InsertOperation(ctx context.Context, o Operation) error {
+	var removing *string // the rows stay locked against a removal until the transaction ends
+	if err := tx.QueryRow(ctx, `SELECT max(name) FILTER (WHERE removing) FROM
+		(SELECT name, removing FROM sandglass.environment WHERE name IN ($1, $2) ORDER BY name FOR SHARE) e`, o.Environment, o.Source).Scan(&removing); err != nil {
+		return fmt.Errorf("lock environment %s: %w", o.Environment, err)
+	}
+	if removing != nil {
+		return Removing(*removing)
+	}
 	if o.Exclusive {
 		if id, err := tx.Unfinished(ctx, o.Environment); err != nil {
 			return err

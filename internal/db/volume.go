@@ -30,15 +30,19 @@ func VolumeCanBecome(from, to sandglass.VolumeState) bool {
 type Volume struct {
 	sandglass.Volume
 	Host string
+	// Shown is what it showed when a cutover put it aside; of a kept volume.
+	Shown Shown
 }
 
-const volumeColumns = `id, host, environment, operation, state, driver, path, major, bytes, created, kept_since, kept_until, moment`
+const volumeColumns = `id, host, environment, operation, state, driver, path, major, bytes, created, kept_since, kept_until, moment,
+	held, incarnation, restored, restored_from, restored_at`
 
 func scanVolume(row pgx.CollectableRow) (Volume, error) {
 	var v Volume
-	var since, until *time.Time
-	err := row.Scan(&v.ID, &v.Host, &v.Environment, &v.Operation, &v.State, &v.Driver, &v.Path, &v.Major, &v.Bytes, &v.Created, &since, &until, &v.Moment)
-	v.Created, v.KeptSince, v.KeptUntil = v.Created.UTC(), timeOf(since), timeOf(until)
+	var since, until, at *time.Time
+	err := row.Scan(&v.ID, &v.Host, &v.Environment, &v.Operation, &v.State, &v.Driver, &v.Path, &v.Major, &v.Bytes, &v.Created, &since, &until, &v.Moment,
+		&v.Shown.Held, &v.Shown.Incarnation, &v.Shown.Restored, &v.Shown.RestoredFrom, &at)
+	v.Created, v.KeptSince, v.KeptUntil, v.Shown.RestoredAt = v.Created.UTC(), timeOf(since), timeOf(until), timeOf(at)
 	return v, err
 }
 
@@ -82,6 +86,19 @@ func (q Queries) Volumes(ctx context.Context, environment string) ([]Volume, err
 func (q Queries) SetVolumeBytes(ctx context.Context, id string, bytes int64) error {
 	_, err := q.q.Exec(ctx, `UPDATE sandglass.volume SET bytes = $2 WHERE id = $1`, id, bytes)
 	return wrap("set usage of volume "+id, err)
+}
+
+// RememberShown writes what a volume showed, before it is put aside.
+func (q Queries) RememberShown(ctx context.Context, id string, s Shown) error {
+	_, err := q.q.Exec(ctx, `UPDATE sandglass.volume SET held = $2, incarnation = $3, restored = $4, restored_from = $5, restored_at = $6 WHERE id = $1`,
+		id, s.Held, s.Incarnation, s.Restored, s.RestoredFrom, timePtr(s.RestoredAt))
+	return wrap("remember what volume "+id+" showed", err)
+}
+
+// KeepLonger moves a kept volume's end; of any other it changes nothing.
+func (q Queries) KeepLonger(ctx context.Context, id string, until time.Time) error {
+	_, err := q.q.Exec(ctx, `UPDATE sandglass.volume SET kept_until = $2 WHERE id = $1 AND state = 'kept'`, id, until)
+	return wrap("keep volume "+id+" longer", err)
 }
 
 // VolumeBecome moves a volume to a state; to be where it is already is no error. Becoming

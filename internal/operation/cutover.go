@@ -8,6 +8,7 @@ package operation
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,6 +35,7 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
+	target = m.rehearsed(target)
 	if m.Fenced.IsZero() {
 		m.Previous, m.Before, m.Fenced = target.Volume, stateOf(target), time.Now()
 		// The supervisor leaves the environment alone from now until the operation has ended.
@@ -59,11 +61,14 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 				return err
 			}
 		}
+		if err := h.settlePassing(ctx, run, &m, target); err != nil {
+			return err
+		}
 		if err := h.swap(ctx, run, m, target); err != nil {
 			return err
 		}
 	}
-	if err := h.endHistory(ctx, target.Declaration.Name, m.Incarnation, string(run.Request.Kind)+" "+run.Operation.ID); err != nil {
+	if err := h.passHistory(ctx, run, m); err != nil {
 		return err
 	}
 	if m.Volume != "" {
@@ -80,9 +85,29 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 	return nil
 }
 
-// holds says whether the sandbox will be open to its administrator only.
+// holds says whether the sandbox will be open to its administrator only: a restored state as it is declared, one that
+// an undo goes back to if it was when it was left.
 func holds(run *engine.Run, m memory, target db.Environment) bool {
-	return m.Volume != "" && target.Declaration.Server.Release == "manual" && run.Request.Kind != sandglass.KindUndo
+	if run.Request.Kind == sandglass.KindUndo {
+		return m.Shown.Held
+	}
+	return m.Volume != "" && target.Declaration.Server.Release == "manual"
+}
+
+// CodeCloseLate is an old server that could not be closed within the time in which the sandbox may be unreachable.
+const CodeCloseLate sandglass.Code = "cutover.close_late"
+
+// What bounds the time in which nobody can reach the sandbox, besides server.carry_budget for 8c.
+const (
+	fenceWithin = 10 * time.Second
+	stopWithin  = 15 * time.Second // of both servers
+	startWithin = time.Minute      // of the new one, with its health check
+)
+
+// closeLate is what goes wrong when an act of closeOld takes too long.
+func closeLate(what string, within time.Duration) *sandglass.Error {
+	return &sandglass.Error{Code: CodeCloseLate, Op: "cut over", Message: fmt.Sprintf("The old server was not %s within %s.", what, within),
+		Remedy: "The sandbox is as it was. Look in its log for what held it: other replication clients, a slow disk."}
 }
 
 // closeOld is 8b, 8c and the first half of 8d: the old server is fenced, what stays the sandbox's own
@@ -105,40 +130,84 @@ func (h *Host) closeOld(ctx context.Context, run *engine.Run, m *memory, target 
 	if old != nil {
 		defer old.Close()
 		m.Fenced = time.Now()
-		if err := old.Fence(ctx, "cutover"); err != nil {
+		if err := within(ctx, fenceWithin, closeLate("fenced", fenceWithin), func(ctx context.Context) error { return old.Fence(ctx, "cutover") }); err != nil {
 			return err
 		}
 		if err := h.settle(ctx, run, c, m, target); err != nil {
 			return err
 		}
 	}
-	both, stopping := errgroup.WithContext(ctx)
-	if m.Volume != "" {
-		both.Go(func() error { return h.stopStagingCleanly(stopping, m.Volume) })
-	}
-	if old != nil {
-		both.Go(func() error { return old.Stop(stopping, server.Fast) })
-	}
-	if err := both.Wait(); err != nil {
+	err = within(ctx, stopWithin, closeLate("stopped", stopWithin), func(ctx context.Context) error {
+		both, stopping := errgroup.WithContext(ctx)
+		if m.Volume != "" {
+			both.Go(func() error { return h.stopStagingCleanly(stopping, m.Volume) })
+		}
+		if old != nil {
+			both.Go(func() error { return h.stopOld(stopping, old, target.Declaration.Name) })
+		}
+		return both.Wait()
+	})
+	if err != nil {
 		return err
 	}
 	run.Log.Info("old server stopped", "seconds", time.Since(m.Fenced).Seconds())
-	return h.Recorders.Pause(ctx, target.Declaration.Name)
+	return h.letGo(ctx, target.Declaration.Name)
+}
+
+// within bounds an act; late is its error when it takes longer.
+func within(ctx context.Context, limit time.Duration, late *sandglass.Error, act func(context.Context) error) error {
+	bounded, end := context.WithTimeoutCause(ctx, limit, late)
+	defer end()
+	err := act(bounded)
+	if err != nil && ctx.Err() == nil && context.Cause(bounded) == late {
+		return late
+	}
+	return err
+}
+
+// stopOld stops the fenced server. Its last act is to wait until the recorder has all of its WAL; a
+// recorder that can't keep up is let go after half the time, and what it lacks is read from the volume later.
+func (h *Host) stopOld(ctx context.Context, old *server.Postmaster, environment string) error {
+	patient, end := context.WithTimeout(ctx, stopWithin/2)
+	defer end()
+	err := old.Stop(patient, server.Fast)
+	if err == nil || patient.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	if err := h.letGo(ctx, environment); err != nil {
+		return err
+	}
+	return old.Stop(ctx, server.Fast)
+}
+
+// letGo ends the environment's recorder. One that hangs in the repository has let go of the server, and ends by itself.
+func (h *Host) letGo(ctx context.Context, environment string) error {
+	patient, end := context.WithTimeout(ctx, time.Second)
+	defer end()
+	if err := h.Recorders.Pause(patient, environment); err != nil && ctx.Err() == nil {
+		h.Log.Warn("the recorder has not ended yet", "environment", environment, "error", err)
+	}
+	return ctx.Err()
 }
 
 // startNext is the second half of 8d: the new server is at the environment's address, and
 // answers the health check only.
 func (h *Host) startNext(ctx context.Context, run *engine.Run, c server.Config, e sandglass.Environment) error {
-	p, err := ensureRunning(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	run.Log.Info("new server started")
-	if err := healthy(ctx, c, e); err != nil {
-		return err
-	}
-	return listening(ctx, e)
+	late := &sandglass.Error{Code: sandglass.CodeHealthFailed, Op: "health check",
+		Message: fmt.Sprintf("The new server did not start and pass its health check within %s.", startWithin),
+		Remedy:  "The sandbox is as it was. See the PostgreSQL log of the operation (sandglass ops logs), and how long the queries of server.health take."}
+	return within(ctx, startWithin, late, func(ctx context.Context) error {
+		p, err := ensureRunning(ctx, c)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		run.Log.Info("new server started")
+		if err := healthy(ctx, c, e); err != nil {
+			return err
+		}
+		return listening(ctx, e)
+	})
 }
 
 // swap writes, in one transaction, that the new volume is current and the old one kept.
@@ -152,24 +221,29 @@ func (h *Host) swap(ctx context.Context, run *engine.Run, m memory, target db.En
 		} else if err := tx.Swap(ctx, m.Volume, sandglass.VolumeKept, keep); err != nil {
 			return err
 		}
-		moment := ""
+		shown := db.Shown{Held: holds(run, m, target), Incarnation: m.Incarnation}
 		if m.Volume != "" {
 			v, err := tx.Volume(ctx, m.Volume)
 			if err != nil {
 				return err
 			}
-			moment = v.Moment
+			shown.Restored, shown.RestoredFrom, shown.RestoredAt = v.Moment, run.Operation.Source, time.Now()
+			if run.Request.Kind == sandglass.KindUndo && !m.Shown.RestoredAt.IsZero() {
+				shown.Restored, shown.RestoredFrom, shown.RestoredAt = m.Shown.Restored, m.Shown.RestoredFrom, m.Shown.RestoredAt
+			}
 		}
 		return tx.UpdateEnvironment(ctx, name, func(e *db.Environment) error {
-			e.HasPrevious, e.Previous = true, m.Previous
-			e.Restored, e.RestoredAt, e.RestoredFrom = moment, time.Now(), run.Operation.Source
-			e.Held = holds(run, m, target)
-			e.Incarnation = m.Incarnation
+			old := e.Shown
+			old.Incarnation = m.kept()
+			e.HasPrevious, e.Previous, e.Shown = true, m.Previous, shown
 			e.Server = db.WishRunning
 			if m.Volume == "" {
 				e.Server = db.WishStopped
 			}
-			return nil
+			if m.Previous == "" {
+				return nil
+			}
+			return tx.RememberShown(ctx, m.Previous, old)
 		})
 	})
 }
@@ -193,6 +267,9 @@ func (h *Host) rollBack(ctx context.Context, run *engine.Run) error {
 	if err := h.swapBack(ctx, run, m); err != nil {
 		return err
 	}
+	if err := h.passBack(ctx, run, m); err != nil {
+		return err
+	}
 	h.Recorders.Resume(run.Request.Environment)
 	if m.Previous == "" {
 		return nil
@@ -201,11 +278,32 @@ func (h *Host) rollBack(ctx context.Context, run *engine.Run) error {
 	if err != nil || target.Server != db.WishRunning {
 		return err
 	}
-	if err := h.Open(ctx, target); err != nil {
+	if err := h.endStopping(ctx, m.Previous); err != nil {
+		return err
+	}
+	if err := h.Open(ctx, m.rehearsed(target)); err != nil {
 		return err
 	}
 	run.Log.Info("the sandbox is as it was", "volume", m.Previous)
 	return nil
+}
+
+// stopsWithin is how long a server that was told to stop is waited for, when it is to serve again.
+const stopsWithin = 2 * time.Second
+
+// endStopping ends a server that is still on its way down: it can't be called back. If it must be ended at once, its next
+// start recovers as after a crash, and nothing that was committed is lost.
+func (h *Host) endStopping(ctx context.Context, volumeID string) error {
+	c := h.whatever(volumeID)
+	if postmasterLine(c.Data, 8) != "stopping" { // LOCK_FILE_LINE_PM_STATUS in miscadmin.h
+		return nil
+	}
+	waiting, end := context.WithTimeout(ctx, stopsWithin)
+	defer end()
+	if err := ensureStopped(waiting, c, server.Fast); err == nil || ctx.Err() != nil {
+		return err
+	}
+	return ensureStopped(ctx, c, server.Immediate)
 }
 
 // swapBack takes back the transaction of swap, if it was committed.

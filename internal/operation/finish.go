@@ -31,6 +31,7 @@ func (h *Host) sumUp(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
+	h.drainKept(ctx, run, m.Previous)
 	h.measure(ctx, run, m.Volume, m.Previous)
 	result := sandglass.Result{Volume: m.Volume, Kept: m.Previous, UnreachableSeconds: m.Opened.Sub(m.Fenced).Seconds()}
 	if m.Opened.IsZero() {

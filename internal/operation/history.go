@@ -1,5 +1,8 @@
-// A sandbox's own history: a swap of volumes ends one stretch of it and begins the next, and what
-// was prepared for a swap that did not happen is no part of it.
+// A sandbox's own history: a cutover passes from one stretch of it to another, and what was prepared
+// for a cutover that did not happen is no part of it.
+//
+// Each volume has an incarnation of its own. A cutover does not end the old one: the environment leaves it, and an
+// undo comes back to it, on the same timeline and with the slot that lies in the volume. It ends with its volume.
 
 package operation
 
@@ -16,31 +19,44 @@ import (
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
-	"sandglass/internal/repo"
+	"sandglass/internal/recorder"
 )
 
 // neverLived is the end of an incarnation whose cutover did not happen. Its image shows a state
 // that the sandbox never was in.
 const neverLived = "the cutover it was made for did not happen"
 
-// History is the repository as an environment's window sees it: without incarnations whose cutover
-// did not happen, or has not happened yet.
-type History struct {
-	*repo.Repository
-	Current sandglass.IncarnationID // the one being recorded; "": not known
+// passing is what the steps of an operation remember of the way from one volume to another.
+type passing struct {
+	// Declared is the declaration with which the new server was rehearsed, and is cut over: one that is applied
+	// later is for the next start.
+	Declared *sandglass.Environment `json:"declared,omitempty"`
+	// Shown is what an undo brings back of the volume it goes back to.
+	Shown db.Shown `json:"shown,omitzero"`
+	// Left is the instant at which the environment's history passes from the old volume's incarnation to the new
+	// one's; it is decided once, when nobody can write to either. Leaves is the old one ("": none), whose WAL ends at LeavesAt.
+	Left     time.Time               `json:"left,omitzero"`
+	Leaves   sandglass.IncarnationID `json:"leaves,omitempty"`
+	LeavesAt sandglass.LSN           `json:"leaves_at,omitempty"`
+	// Unrecorded says that the recording had been stopped: the old incarnation ends here, and an undo begins another.
+	Unrecorded bool `json:"unrecorded,omitempty"`
 }
 
-// Incarnations are those that the environment lived through, oldest first.
-func (r History) Incarnations(ctx context.Context, env string) ([]sandglass.Incarnation, error) {
-	all, err := r.Repository.Incarnations(ctx, env)
-	live := slices.ContainsFunc(all, func(i sandglass.Incarnation) bool { return i.ID == r.Current && i.Ended.IsZero() })
-	return slices.DeleteFunc(all, func(i sandglass.Incarnation) bool {
-		return i.EndReason == neverLived || live && i.ID != r.Current && i.Ended.IsZero()
-	}), err
+// kept is what the old volume's row is to remember of its own history.
+func (p passing) kept() sandglass.IncarnationID {
+	if p.Unrecorded {
+		return ""
+	}
+	return p.Leaves
 }
 
-// History is that of an environment.
-func (h *Host) History(e db.Environment) History { return History{h.Repository, e.Incarnation} }
+// rehearsed is the target as it was declared when the new server was rehearsed.
+func (p passing) rehearsed(target db.Environment) db.Environment {
+	if p.Declared != nil {
+		target.Declaration = *p.Declared
+	}
+	return target
+}
 
 // adopt makes the stopped copy's image the first of the sandbox's next incarnation. What an attempt
 // before made begins in WAL that is gone by now.
@@ -66,55 +82,156 @@ func (h *Host) unrehearse(ctx context.Context, run *engine.Run) error {
 
 // disown ends an incarnation that will have no cutover; one that was never begun, or is "", is none.
 func (h *Host) disown(ctx context.Context, environment string, id sandglass.IncarnationID) error {
+	return h.endIncarnation(ctx, environment, id, neverLived)
+}
+
+func (h *Host) endIncarnation(ctx context.Context, environment string, id sandglass.IncarnationID, why string) error {
 	if id == "" {
 		return nil
 	}
-	_, err := h.Repository.Incarnation(ctx, environment, id)
-	if errors.Is(err, fs.ErrNotExist) {
+	inc, err := h.Repository.Incarnation(ctx, environment, id)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !inc.Ended.IsZero() {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return h.Repository.EndIncarnation(ctx, environment, id, time.Now(), neverLived)
+	at := time.Now()
+	if n := len(inc.Away); n > 0 && inc.Away[n-1].To.IsZero() && why != neverLived {
+		at = inc.Away[n-1].From // nothing has been written to it since
+	}
+	return h.Repository.EndIncarnation(ctx, environment, id, at, why)
 }
 
-// endHistory ends every incarnation of the environment but one. The window takes the newest as the
-// one that goes on, so an undone state does not continue its old incarnation: its recorder begins a new one.
-func (h *Host) endHistory(ctx context.Context, environment string, but sandglass.IncarnationID, why string) error {
+// resumable is a volume's incarnation, if more can still be recorded of it.
+func (h *Host) resumable(ctx context.Context, v db.Volume) (sandglass.IncarnationID, error) {
+	if v.Shown.Incarnation == "" {
+		return "", nil
+	}
+	inc, err := h.Repository.Incarnation(ctx, v.Environment, v.Shown.Incarnation)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !inc.Ended.IsZero() {
+		return "", nil
+	}
+	return v.Shown.Incarnation, err
+}
+
+// settlePassing decides, once, when the environment's history passes from one incarnation to the next, and where the
+// old one's WAL ended. No server of the two runs that a client could reach.
+func (h *Host) settlePassing(ctx context.Context, run *engine.Run, m *memory, target db.Environment) error {
+	if !m.Left.IsZero() {
+		return nil
+	}
+	all, err := h.Repository.Incarnations(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	for _, i := range all { // the repository knows best: the recorder may have begun one a moment ago
+		if i.Current() && i.ID != m.Incarnation {
+			m.Leaves = i.ID
+		}
+	}
+	if m.Previous != "" && m.Leaves != "" {
+		if m.LeavesAt, err = recorder.StoppedAt(h.Volumes.Layout(m.Previous).Data); err != nil {
+			return fmt.Errorf("read where the old server's WAL ends: %w", err)
+		}
+	}
+	m.Unrecorded = !target.Recording || target.Declaration.Recording == nil
+	m.Left = time.Now()
+	return run.Save(ctx, *m)
+}
+
+// passHistory passes the environment's history on, in the repository. It may be done again.
+func (h *Host) passHistory(ctx context.Context, run *engine.Run, m memory) error {
+	environment := run.Request.Environment
 	all, err := h.Repository.Incarnations(ctx, environment)
 	if err != nil {
 		return err
 	}
 	for _, i := range all {
-		if i.ID == but || !i.Ended.IsZero() {
+		if !i.Current() || i.ID == m.Incarnation {
 			continue
 		}
-		if err := h.Repository.EndIncarnation(ctx, environment, i.ID, time.Now(), why); err != nil {
-			return fmt.Errorf("end incarnation %s: %w", i.ID, err)
+		a := sandglass.Absence{From: m.Left, Reason: string(run.Request.Kind) + " " + run.Operation.ID}
+		if i.ID == m.kept() {
+			a.LSN = m.LeavesAt
+			err = h.Repository.LeaveIncarnation(ctx, environment, i.ID, a)
+		} else { // no volume remembers it
+			err = h.Repository.EndIncarnation(ctx, environment, i.ID, a.From, a.Reason)
 		}
+		if err != nil {
+			return fmt.Errorf("leave incarnation %s: %w", i.ID, err)
+		}
+	}
+	return h.comeBack(ctx, environment, all, m.Incarnation, m.Left)
+}
+
+// comeBack has the environment show an incarnation from a time on, if it does not yet and there is one.
+func (h *Host) comeBack(ctx context.Context, environment string, all []sandglass.Incarnation, id sandglass.IncarnationID, at time.Time) error {
+	i := slices.IndexFunc(all, func(i sandglass.Incarnation) bool { return i.ID == id })
+	if i < 0 || all[i].Current() || !all[i].Ended.IsZero() {
+		return nil
+	}
+	if err := h.Repository.ReturnIncarnation(ctx, environment, id, at); err != nil {
+		return fmt.Errorf("come back to incarnation %s: %w", id, err)
 	}
 	return nil
 }
 
+// passBack takes back what passHistory did. The old incarnation goes on as if it had never been left: nobody was let
+// into the new server.
+func (h *Host) passBack(ctx context.Context, run *engine.Run, m memory) error {
+	if m.Left.IsZero() {
+		return nil
+	}
+	environment := run.Request.Environment
+	all, err := h.Repository.Incarnations(ctx, environment)
+	if err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.ID == m.Incarnation && i.Current() {
+			if err := h.Repository.LeaveIncarnation(ctx, environment, i.ID, sandglass.Absence{From: m.Left, Reason: "rolled back"}); err != nil {
+				return fmt.Errorf("leave incarnation %s: %w", i.ID, err)
+			}
+		}
+	}
+	return h.comeBack(ctx, environment, all, m.Leaves, m.Left)
+}
+
+// drain sees that the last WAL of a volume that no server runs on is in the repository.
+func (h *Host) drain(ctx context.Context, v db.Volume) error {
+	id, err := h.resumable(ctx, v)
+	if err != nil || id == "" {
+		return err
+	}
+	return h.Recorders.Drain(ctx, v.Environment, id, h.Volumes.Layout(v.ID))
+}
+
+// drainKept drains the volume that a cutover has put aside. The clients are in the new server: what can't
+// be brought in now is tried again before the volume may go.
+func (h *Host) drainKept(ctx context.Context, run *engine.Run, id string) {
+	if id == "" {
+		return
+	}
+	v, err := h.DB.Volume(ctx, id)
+	if err == nil && v.State == sandglass.VolumeKept {
+		err = h.drain(ctx, v)
+	}
+	if err != nil {
+		run.Log.Warn("the last WAL of the old server is not in the repository yet", "volume", id, "error", err)
+	}
+}
+
 // state is what a swap changes in an environment's row, besides its volume.
 type state struct {
-	Server       db.Wish                 `json:"server,omitempty"`
-	Held         bool                    `json:"held,omitempty"`
-	Incarnation  sandglass.IncarnationID `json:"incarnation,omitempty"`
-	Restored     string                  `json:"restored,omitempty"`
-	RestoredFrom string                  `json:"restored_from,omitempty"`
-	RestoredAt   time.Time               `json:"restored_at,omitzero"`
-	HasPrevious  bool                    `json:"has_previous,omitempty"`
-	Previous     string                  `json:"previous,omitempty"`
+	Server      db.Wish `json:"server,omitempty"`
+	HasPrevious bool    `json:"has_previous,omitempty"`
+	Previous    string  `json:"previous,omitempty"`
+	db.Shown
 }
 
-func stateOf(e db.Environment) state {
-	return state{e.Server, e.Held, e.Incarnation, e.Restored, e.RestoredFrom, e.RestoredAt, e.HasPrevious, e.Previous}
-}
+func stateOf(e db.Environment) state { return state{e.Server, e.HasPrevious, e.Previous, e.Shown} }
 
 func (s state) bringBack(e *db.Environment) {
-	e.Server, e.Held, e.Incarnation = s.Server, s.Held, s.Incarnation
-	e.Restored, e.RestoredFrom, e.RestoredAt = s.Restored, s.RestoredFrom, s.RestoredAt
-	e.HasPrevious, e.Previous = s.HasPrevious, s.Previous
+	e.Server, e.HasPrevious, e.Previous, e.Shown = s.Server, s.HasPrevious, s.Previous, s.Shown
 }

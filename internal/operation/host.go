@@ -29,7 +29,10 @@ type Recorders interface {
 	// ctx ends; Resume lets it go on, with whatever server and incarnation are current now.
 	Pause(ctx context.Context, environment string) error
 	Resume(environment string)
-	// Adopt makes an image of a stopped volume the first of a new incarnation of the environment.
+	// Drain sees that the repository holds all WAL of a volume that no server runs on, which is of an incarnation
+	// that nobody records meanwhile.
+	Drain(ctx context.Context, environment string, id sandglass.IncarnationID, volume Layout) error
+	// Adopt makes an image of a stopped volume the first of a new incarnation, which the environment does not show yet.
 	Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, volume Layout, progress func(sandglass.Progress)) error
 }
 
@@ -111,9 +114,10 @@ type memory struct {
 	Lent          string `json:"lent,omitempty"`
 	// Carried is a digest of the sandbox's roles as the copy last got them; Closed is set before the policy's notes are removed.
 	// Settled is set once, under the fence, what stays the sandbox's own was compared and carried for the last time.
-	Carried     string                  `json:"carried,omitempty"`
-	Closed      bool                    `json:"closed,omitempty"`
-	Settled     bool                    `json:"settled,omitempty"`
+	Carried string `json:"carried,omitempty"`
+	Closed  bool   `json:"closed,omitempty"`
+	Settled bool   `json:"settled,omitempty"`
+	passing
 	Previous    string                  `json:"previous,omitempty"` // the volume that was current before the cutover
 	Before      state                   `json:"before"`             // what else the environment's row said then
 	Incarnation sandglass.IncarnationID `json:"incarnation,omitempty"`

@@ -64,7 +64,11 @@ func (h *Host) undoPreflight(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return &engine.Refused{Err: sandglass.AsError(err)}
 	}
-	return run.Save(ctx, memory{Volume: v.ID, Major: v.Major})
+	m := memory{Volume: v.ID, Major: v.Major, passing: passing{Shown: v.Shown}}
+	if m.Incarnation, err = h.resumable(ctx, v); err != nil {
+		return err
+	}
+	return run.Save(ctx, m)
 }
 
 // release opens a held sandbox to everybody it is declared open to.
@@ -223,50 +227,6 @@ func (h *Host) stop(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	return ensureStopped(ctx, h.whatever(e.Volume), server.Fast)
-}
-
-// DropVolume removes a kept state. Its row says so first, so that no undo can begin to go back to it;
-// the supervisor removes a folder that is left.
-func (h *Host) DropVolume(ctx context.Context, id string) error {
-	err := h.DB.Do(ctx, func(tx *db.Tx) error {
-		v, err := tx.Volume(ctx, id)
-		if err != nil {
-			return err
-		}
-		if v.State == sandglass.VolumeGone {
-			return &sandglass.Error{Code: sandglass.CodeVolumeUnknown, Op: "drop volume",
-				Message: fmt.Sprintf("Volume %s is gone already.", id), Remedy: "`sandglass volume ls` lists those that are there."}
-		}
-		if v.State != sandglass.VolumeKept {
-			return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "drop volume",
-				Message: fmt.Sprintf("Volume %s is %s and can't be dropped.", id, v.State), Remedy: "Only kept states can be dropped: sandglass volume ls."}
-		}
-		if busy, err := tx.Unfinished(ctx, v.Environment); err != nil || busy != "" {
-			if err == nil {
-				err = db.Busy(v.Environment, busy)
-			}
-			return err
-		}
-		return tx.VolumeBecome(ctx, id, sandglass.VolumeGone, time.Time{})
-	})
-	if err != nil {
-		return err
-	}
-	return h.removeFolder(ctx, id, "")
-}
-
-// RemoveLeftover removes what is left of a volume that is gone, or that an operation without success made.
-func (h *Host) RemoveLeftover(ctx context.Context, id string) error {
-	v, err := h.DB.Volume(ctx, id)
-	switch {
-	case err != nil:
-		return err
-	case v.State == sandglass.VolumeGone:
-		return h.removeFolder(ctx, id, "")
-	case v.State == sandglass.VolumeStaging:
-		return h.destroyVolume(ctx, id, "")
-	}
-	return nil
 }
 
 // ClosePeek ends a peek: its server stops and its copy goes.

@@ -63,7 +63,7 @@ func (h *Host) planRestore(ctx context.Context, r sandglass.Request) (sandglass.
 	}
 	facts := preflight.Facts{Target: target.Declaration, Source: source.Declaration, Accepted: r.Accept, Peek: r.Kind == sandglass.KindPeek}
 	m := memory{}
-	m.Range, err = window.Resolve(ctx, h.History(source), source.Declaration, plan.Moment, h.Recorders.Live(source.Declaration.Name))
+	m.Range, err = window.Resolve(ctx, h.Repository, source.Declaration, plan.Moment, h.Recorders.Live(source.Declaration.Name))
 	if err != nil {
 		refusal, ok := errors.AsType[*sandglass.Error](err)
 		if !ok {

@@ -139,6 +139,10 @@ func (h *Host) unrehearseKept(ctx context.Context, run *engine.Run) error {
 
 // tryOut starts the volume that is to be current, still sealed, as it will run in the open.
 func (h *Host) tryOut(ctx context.Context, run *engine.Run, m memory, target db.Environment) error {
+	m.Declared = &target.Declaration // what is applied from now on is not for this cutover
+	if err := run.Save(ctx, m); err != nil {
+		return err
+	}
 	c, err := h.sandboxConfig(ctx, m.Volume, m.Major, target.Declaration)
 	if err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -87,6 +86,9 @@ func (h *Host) sandboxConfig(ctx context.Context, volumeID string, major int, e 
 // opened lets clients in: everybody the environment declares, or, while it is held, its administrator alone.
 func opened(c server.Config, e sandglass.Environment, held bool) server.Config {
 	if held {
+		if e.Server.Administrator == "" { // the declaration was changed since
+			return c
+		}
 		administrator := `"` + e.Server.Administrator + `"`
 		c.HBA = []string{
 			"local all " + administrator + " scram-sha-256",
@@ -128,13 +130,20 @@ func asItRuns(ctx context.Context, c server.Config) server.Config {
 		return c
 	}
 	defer p.Close()
-	text, err := os.ReadFile(filepath.Join(c.Data, "postmaster.pid"))
-	if lines := strings.Split(string(text), "\n"); err == nil && len(lines) > 4 { // LOCK_FILE_LINE_PORT in miscadmin.h
-		if port, err := strconv.Atoi(strings.TrimSpace(lines[3])); err == nil && port > 0 {
-			c.Port = port
-		}
+	if port, err := strconv.Atoi(postmasterLine(c.Data, 4)); err == nil && port > 0 { // LOCK_FILE_LINE_PORT in miscadmin.h
+		c.Port = port
 	}
 	return c
+}
+
+// postmasterLine is a line, counted from 1, of the lock file that a running server keeps in its data folder; "" when it has none.
+func postmasterLine(data string, n int) string {
+	text, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	lines := strings.Split(string(text), "\n")
+	if err != nil || len(lines) < n {
+		return ""
+	}
+	return strings.TrimSpace(lines[n-1])
 }
 
 // Port is where the sandbox's server is reached: as it runs, or as it will.
@@ -246,7 +255,7 @@ func (h *Host) Runs(ctx context.Context, e db.Environment) bool {
 func (h *Host) KeepRunning(ctx context.Context, name string) error {
 	defer h.locks.lock(name)()
 	e, err := h.environment(ctx, name)
-	if err != nil || e.Volume == "" || e.Server != db.WishRunning || h.Runs(ctx, e) {
+	if err != nil || e.Removing || e.Volume == "" || e.Server != db.WishRunning || h.Runs(ctx, e) {
 		return err
 	}
 	if o, err := h.unfinished(ctx, name); err != nil || handlesServer(o) {
@@ -297,27 +306,4 @@ func (h *Host) Databases(ctx context.Context, e db.Environment) ([]string, error
 		return nil, err
 	}
 	return databases(ctx, c)
-}
-
-// RemoveSandbox stops the sandbox's server and removes all its volumes.
-func (h *Host) RemoveSandbox(ctx context.Context, e db.Environment) error {
-	if e.Declaration.Kind != sandglass.Sandbox {
-		return nil
-	}
-	defer h.locks.lock(e.Declaration.Name)()
-	volumes, err := h.DB.Volumes(ctx, e.Declaration.Name)
-	if err != nil {
-		return err
-	}
-	for _, v := range volumes {
-		if v.State == sandglass.VolumeCurrent {
-			if err := h.DB.VolumeBecome(ctx, v.ID, sandglass.VolumeStaging, time.Time{}); err != nil {
-				return err
-			}
-		}
-		if err := h.destroyVolume(ctx, v.ID, ""); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -111,7 +111,7 @@ func (v *verifier) missingBegin(ctx context.Context, env string, inc sandglass.I
 		if err != nil {
 			return err
 		}
-		if !strings.HasPrefix(obj.Key, prefixOf(env, inc)+"bundle/") {
+		if !strings.HasPrefix(obj.Key, prefixOf(env, inc)+"bundle/") && !strings.HasPrefix(obj.Key, awayPrefix(env, inc)) {
 			v.add(prefixOf(env, inc)+"begin-", "It is missing.")
 			return nil
 		}

@@ -20,10 +20,11 @@ func (a *api) volumes() {
 			return list(a.Volumes.Volumes(ctx, in.Environment))
 		})
 	type volumePath struct {
-		ID string `path:"id" maxLength:"64" doc:"ID of the volume."`
+		ID    string `path:"id" maxLength:"64" doc:"ID of the volume."`
+		Force bool   `query:"force" doc:"Also when its last WAL could not be brought into the repository: moments are lost with it."`
 	}
 	handleNone(a, route{id: "drop-volume", method: "DELETE", path: "/v1/volumes/{id}", summary: "Remove a kept volume"},
-		func(ctx context.Context, in *volumePath) error { return a.Volumes.Drop(ctx, in.ID, askedBy(ctx)) })
+		func(ctx context.Context, in *volumePath) error { return a.Volumes.Drop(ctx, in.ID, in.Force, askedBy(ctx)) })
 }
 
 func (a *api) repository() {

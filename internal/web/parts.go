@@ -64,8 +64,9 @@ type Windows interface {
 type Volumes interface {
 	// Volumes lists those of one environment, or of all for "".
 	Volumes(ctx context.Context, environment string) ([]sandglass.Volume, error)
-	// Drop removes a kept volume; volume.in_use for any other.
-	Drop(ctx context.Context, id, by string) error
+	// Drop removes a kept volume; volume.in_use for any other. One with WAL that the repository lacks, and that can't be
+	// brought in, is removed only with force (volume.not_drained).
+	Drop(ctx context.Context, id string, force bool, by string) error
 }
 
 // Repository is where images and WAL are kept. Progress functions are called from the calling goroutine.

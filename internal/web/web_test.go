@@ -276,7 +276,7 @@ func TestEveryCall(t *testing.T) {
 	try("peek", c.Peek, func() (any, error) { return cl.Peek(ctx, c.Peek.ID) })
 	try("end peek", nil, func() (any, error) { return nil, cl.EndPeek(ctx, c.Peek.ID) })
 	try("volumes", 1, func() (any, error) { v, err := cl.Volumes(ctx, "uat"); return len(v), err })
-	try("drop volume", nil, func() (any, error) { return nil, cl.DropVolume(ctx, "aaaa1111") })
+	try("drop volume", nil, func() (any, error) { return nil, cl.DropVolume(ctx, "aaaa1111", false) })
 	try("repository", "/repo", func() (any, error) { v, err := cl.Repository(ctx); return v.Path, err })
 	try("plan prune", "p1", func() (any, error) { v, err := cl.PlanPrune(ctx); return v.ID, err })
 	progress := 0

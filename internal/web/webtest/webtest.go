@@ -316,7 +316,7 @@ func (p volumes) Volumes(_ context.Context, environment string) ([]sandglass.Vol
 	return p.c.Kept, p.c.Refuse
 }
 
-func (p volumes) Drop(_ context.Context, id, by string) error {
+func (p volumes) Drop(_ context.Context, id string, _ bool, by string) error {
 	p.c.asked(by)
 	i := slices.IndexFunc(p.c.Kept, func(v sandglass.Volume) bool { return v.ID == id })
 	if i < 0 {
