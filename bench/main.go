@@ -50,7 +50,7 @@ func run(ctx context.Context) int {
 	flag.IntVar(&b.runs, "runs", 5, "of each measurement; the median counts")
 	flag.IntVar(&b.pairs, "pairs", 0, "of the recording cost, interleaved with pg_receivewal; 0: four times -runs")
 	flag.IntVar(&b.seconds, "seconds", 10, "of pgbench in each half of a pair, and twice that of WAL to replay")
-	flag.StringVar(&b.only, "only", "image,restore,cutover,cost", "what to measure")
+	flag.StringVar(&b.only, "only", "image,restore,cutover,neutralize,cost", "what to measure")
 	flag.Parse()
 	if b.pairs == 0 {
 		b.pairs = 4 * b.runs
@@ -73,24 +73,16 @@ func (b *bench) all(ctx context.Context) (err error) {
 	if err := os.Chmod(b.dir, 0o777); err != nil { // the peers' files belong to PostgreSQL's user
 		return err
 	}
-	if b.prod, err = pgtest.Start(ctx, pgtest.Options{Dir: filepath.Join(b.dir, "production"), Durable: true, Settings: map[string]string{
-		"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min", "archive_mode": "on", "archive_command": "/bin/true",
-		"max_slot_wal_keep_size": "20GB"}}); err != nil {
-		return err
-	}
-	defer b.prod.Remove()
-	scale := max(1, int(b.size/15_800_000))
-	b.note("pgbench of scale %d, about %s; %d runs, medians", scale, b.size, b.runs)
-	if err := b.prod.Do(ctx, "postgres", "CREATE DATABASE bank"); err != nil {
-		return err
-	}
-	if err := b.prod.PgbenchInit(ctx, "bank", scale); err != nil {
-		return err
+	if strings.Trim(b.only, ", ") != "neutralize" {
+		if err := b.production(ctx); err != nil {
+			return err
+		}
+		defer b.prod.Remove()
 	}
 	for _, part := range []struct {
 		name string
 		do   func(context.Context) error
-	}{{"image", b.image}, {"restore", b.restore}, {"cutover", b.cutover}, {"cost", b.cost}} {
+	}{{"image", b.image}, {"restore", b.restore}, {"cutover", b.cutover}, {"neutralize", b.neutralize}, {"cost", b.cost}} {
 		if !strings.Contains(b.only, part.name) {
 			continue
 		}
@@ -99,6 +91,24 @@ func (b *bench) all(ctx context.Context) (err error) {
 		}
 	}
 	b.report.print(os.Stdout)
+	return nil
+}
+
+// production is the cluster that is recorded, with pgbench's tables.
+func (b *bench) production(ctx context.Context) (err error) {
+	if b.prod, err = pgtest.Start(ctx, pgtest.Options{Dir: filepath.Join(b.dir, "production"), Durable: true, Settings: map[string]string{
+		"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min", "archive_mode": "on", "archive_command": "/bin/true",
+		"max_slot_wal_keep_size": "20GB"}}); err != nil {
+		return err
+	}
+	scale := max(1, int(b.size/15_800_000))
+	b.note("pgbench of scale %d, about %s; %d runs, medians", scale, b.size, b.runs)
+	if err = b.prod.Do(ctx, "postgres", "CREATE DATABASE bank"); err == nil {
+		err = b.prod.PgbenchInit(ctx, "bank", scale)
+	}
+	if err != nil {
+		return errors.Join(err, b.prod.Remove())
+	}
 	return nil
 }
 
