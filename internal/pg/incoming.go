@@ -18,7 +18,7 @@ import (
 
 const (
 	readAhead   = 256 << 10
-	gatherEvery = 25 * time.Millisecond // between two looks at a stream that brings little
+	gatherEvery = 50 * time.Millisecond // between two looks at a stream that brings little
 	gatherLess  = 16 << 10              // bytes that are little
 	maxMessage  = 1 << 30               // PQ_LARGE_MESSAGE_LIMIT in include/libpq/libpq.h
 )
