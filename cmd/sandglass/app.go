@@ -87,10 +87,7 @@ func (a *app) fail(err error) int {
 		_ = json.NewEncoder(a.stderr).Encode(&shown) // there is nowhere else to say it
 		return exit
 	}
-	fmt.Fprintf(a.stderr, "sandglass: %s [%s]\n", e.Message, e.Code)
-	if e.Remedy != "" {
-		fmt.Fprintf(a.stderr, "  %s\n", e.Remedy)
-	}
+	a.tell("sandglass: ", e)
 	if !e.Before.IsZero() {
 		fmt.Fprintf(a.stderr, "  nearest before: %s\n", both(e.Before, a.local))
 	}
@@ -98,6 +95,19 @@ func (a *app) fail(err error) int {
 		fmt.Fprintf(a.stderr, "  nearest after:  %s\n", both(e.After, a.local))
 	}
 	return exit
+}
+
+// tell writes an error's sentence, code and remedy to the standard error. A sentence of several lines quotes a file, and stays as it is.
+func (a *app) tell(head string, e *sandglass.Error) {
+	text := fmt.Sprintf("%s%s [%s]", head, e.Message, e.Code)
+	if strings.Contains(text, "\n") {
+		fmt.Fprintln(a.stderr, text)
+	} else {
+		sentence(a.stderr, "", text)
+	}
+	if e.Remedy != "" {
+		sentence(a.stderr, "  ", e.Remedy)
+	}
 }
 
 // usage is a refusal of what was typed.

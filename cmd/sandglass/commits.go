@@ -123,8 +123,9 @@ func showCommits(w io.Writer, name string, all []sandglass.Commit, zone *time.Lo
 	if err := table(w, head, rows, "LSN", "committed (UTC)"); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nJust before one of them: sandglass restore TARGET --from %s --xid TRANSACTION --before\n", name)
-	return err
+	fmt.Fprintln(w)
+	sentence(w, "", "Just before one of them: sandglass restore TARGET --from "+name+" --xid TRANSACTION --before")
+	return nil
 }
 
 // rowsText is what was done to a relation's rows, in words.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,9 +50,10 @@ func (a *app) doctor(ctx context.Context) error {
 	}
 	err = a.print(all, func(w io.Writer) error {
 		for _, f := range all {
-			fmt.Fprintf(w, "%-7s  %s\n", f.Level, f.Message)
+			hanging := strings.Repeat(" ", 9)
+			paragraph(w, fmt.Sprintf("%-7s  ", f.Level), hanging, f.Message)
 			if f.Level != sandglass.OK && f.Remedy != "" {
-				fmt.Fprintf(w, "         %s [%s]\n", f.Remedy, f.Code)
+				paragraph(w, hanging, hanging, fmt.Sprintf("%s [%s]", f.Remedy, f.Code))
 			}
 		}
 		return nil

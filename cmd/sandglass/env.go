@@ -108,10 +108,8 @@ func showEnvironment(w io.Writer, e sandglass.EnvironmentStatus) error {
 		return err
 	}
 	if e.Recorder != nil && e.Recorder.LastError != nil {
-		x := e.Recorder.LastError
-		if _, err := fmt.Fprintf(w, "\n%s [%s]\n  %s\n", x.Message, x.Code, x.Remedy); err != nil {
-			return err
-		}
+		fmt.Fprintln(w)
+		return showError(w, e.Recorder.LastError)
 	}
 	return nil
 }

@@ -137,8 +137,7 @@ func (a *app) showOperation(w io.Writer, o sandglass.Operation, zone *time.Locat
 	if err := showEnd(w, o, zone, told); err != nil || o.Error == nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%s [%s]\n  %s\n", o.Error.Message, o.Error.Code, o.Error.Remedy)
-	return err
+	return showError(w, o.Error)
 }
 
 func newOpsWatch(a *app) *cobra.Command {

@@ -66,7 +66,7 @@ func newPackList(a *app) *cobra.Command {
 				}
 				rows = append(rows, []string{p.Name, strconv.Itoa(p.Version), rules, strconv.Itoa(len(p.Assertions)), from, p.What})
 			}
-			return table(w, []string{"name", "version", "rules", "assertions", "from", "of"}, rows)
+			return table(w, []string{"name", "version", "rules", "assertions", "from", "of"}, rows, "from")
 		})
 	}}
 }
@@ -102,9 +102,9 @@ func showPack(w io.Writer, p pack.Pack) error {
 			fmt.Fprintf(w, "\n%s\n", title)
 		}
 		for _, l := range lines {
-			fmt.Fprintf(w, "  %s\n", l[0])
+			sentence(w, "  ", l[0])
 			if l[1] != "" {
-				fmt.Fprintf(w, "      %s\n", l[1])
+				sentence(w, "      ", l[1])
 			}
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 // showPlan writes what an operation would do.
 func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Location) error {
-	fmt.Fprintln(w, planTitle(r, p, zone))
+	sentence(w, "", planTitle(r, p, zone))
 	if p.Range != nil {
 		fmt.Fprintln(w)
 		if err := pairs(w, "  ", rangeRows(*p.Range, zone)); err != nil {

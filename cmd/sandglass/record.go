@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,7 +61,9 @@ func newRecordStop(a *app) *cobra.Command {
 // tellFindings prints what was done with the findings it gave.
 func (a *app) tellFindings(found []sandglass.Finding, done string) error {
 	return a.print(found, func(w io.Writer) error {
-		fmt.Fprintln(w, done)
+		for line := range strings.Lines(done) {
+			sentence(w, "", strings.TrimSpace(line))
+		}
 		findings(w, "  ", found)
 		return nil
 	})

@@ -106,7 +106,7 @@ func showPrune(w io.Writer, p sandglass.PrunePlan) error {
 	for _, i := range p.Items {
 		rows = append(rows, []string{i.Environment, i.Kind, i.Name, strconv.Itoa(i.Objects), sandglass.Bytes(i.Bytes).String(), i.Why})
 	}
-	if err := table(w, []string{"environment", "what", "name", "objects", "size", "why"}, rows); err != nil {
+	if err := table(w, []string{"environment", "what", "name", "objects", "size", "why"}, rows, "objects", "what"); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\n%s, %s in all\n", count(p.Objects, "object"), sandglass.Bytes(p.Bytes))

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"sandglass"
 )
 
 // textWidth is how wide running text is, in characters; less on a terminal that is narrower.
@@ -45,6 +47,23 @@ func paragraphIn(w io.Writer, width int, head, hanging, text string) {
 		}
 		fmt.Fprintln(w, strings.TrimRight(head+line, " "))
 	}
+}
+
+// sentence writes a line that is broken on a terminal only, where it is too narrow; elsewhere it stays one, for those who search in it.
+func sentence(w io.Writer, indent, text string) {
+	width := terminalWidth(w)
+	if width == 0 {
+		fmt.Fprintln(w, indent+text)
+		return
+	}
+	paragraphIn(w, width, indent, indent+"  ", text)
+}
+
+// showError writes the sentence, code and remedy of an error that is part of what is shown.
+func showError(w io.Writer, e *sandglass.Error) error {
+	sentence(w, "", fmt.Sprintf("%s [%s]", e.Message, e.Code))
+	sentence(w, "  ", e.Remedy)
+	return nil
 }
 
 // list writes a title and its entries, a paragraph each.

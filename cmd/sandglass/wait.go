@@ -169,8 +169,7 @@ func (a *app) interrupted(cl *client.Client, o sandglass.Operation, interrupts <
 		return nil
 	}
 	if _, err := cl.Cancel(a.base, o.ID); err != nil {
-		e := sandglass.AsError(err)
-		fmt.Fprintf(a.stderr, "%s [%s]\n", e.Message, e.Code)
+		a.tell("", sandglass.AsError(err))
 	}
 	return nil
 }
@@ -208,7 +207,8 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location, told []san
 	case sandglass.Succeeded:
 		fmt.Fprintf(w, "\nDone%s.\n", took)
 	case sandglass.Failed:
-		fmt.Fprintf(w, "\nFailed%s; %s is as it was. Logs: sandglass ops logs %s\n", took, o.Environment, o.ID)
+		fmt.Fprintln(w)
+		sentence(w, "", fmt.Sprintf("Failed%s; %s is as it was. Logs: sandglass ops logs %s", took, o.Environment, o.ID))
 	default:
 		return nil
 	}
@@ -216,10 +216,14 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location, told []san
 	if o.State != sandglass.Succeeded || len(o.Result) == 0 || json.Unmarshal(o.Result, &r) != nil {
 		return nil // other kinds have other results
 	}
-	if r.Moment != "" {
-		fmt.Fprintf(w, "%s shows %s.\n", o.Environment, withTimes(r.Moment, zone))
+	emptied := o.Kind == sandglass.KindUndo && r.Volume == ""
+	switch {
+	case r.Moment != "":
+		sentence(w, "", fmt.Sprintf("%s shows %s.", o.Environment, withTimes(r.Moment, zone)))
+	case emptied:
+		fmt.Fprintf(w, "%s is empty, as it was before its first restore.\n", o.Environment)
 	}
-	if r.UnreachableSeconds > 0 && r.Kept != "" { // without a state before, nobody was waiting
+	if r.UnreachableSeconds > 0 && r.Kept != "" && !emptied { // from one state to another
 		fmt.Fprintf(w, "%s could not be reached for %s.\n", o.Environment, seconds(r.UnreachableSeconds))
 	}
 	if r.Kept != "" {
@@ -227,7 +231,7 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location, told []san
 		if !r.KeptUntil.IsZero() {
 			until = ", until " + both(r.KeptUntil.Truncate(time.Second), zone)
 		}
-		fmt.Fprintf(w, "Back to the state before: sandglass undo %s%s\n", o.Environment, until)
+		sentence(w, "", fmt.Sprintf("Back to the state before: sandglass undo %s%s", o.Environment, until))
 	}
 	if r.Held {
 		fmt.Fprintf(w, "Only the administrator may connect until: sandglass release %s\n", o.Environment)

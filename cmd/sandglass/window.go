@@ -84,8 +84,8 @@ func zoneOf(e sandglass.Environment) (*time.Location, error) {
 // showWindow writes a window for people.
 func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 bool) error {
 	if w.Earliest.IsZero() {
-		_, err := fmt.Fprintf(out, "Nothing of %s can be restored yet: its window begins with the first complete image.\n", w.Environment)
-		return err
+		sentence(out, "", "Nothing of "+w.Environment+" can be restored yet: its window begins with the first complete image.")
+		return nil
 	}
 	fmt.Fprintf(out, "Window of %s\n\n", w.Environment)
 	narrow := widthOf(out) < textWidth
@@ -119,7 +119,8 @@ func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 boo
 	if len(w.Gaps) > 0 {
 		fmt.Fprintf(out, "\nGaps\n")
 		for _, g := range w.Gaps {
-			fmt.Fprintf(out, "  %s to %s, %s\n    %s [%s]\n", both(g.From, zone), both(g.To, zone), span(g.To.Sub(g.From)), g.Reason, g.Code)
+			sentence(out, "  ", fmt.Sprintf("%s to %s, %s", both(g.From, zone), both(g.To, zone), span(g.To.Sub(g.From))))
+			sentence(out, "    ", fmt.Sprintf("%s [%s]", g.Reason, g.Code))
 		}
 	}
 	fmt.Fprintf(out, "\nImages\n")
@@ -127,7 +128,8 @@ func showWindow(out io.Writer, w sandglass.Window, zone *time.Location, utf8 boo
 	for _, i := range w.Images {
 		what := []string{sandglass.Bytes(i.Bytes).String(), "stored " + sandglass.Bytes(i.StoredBytes).String(), "timeline " + strconv.Itoa(int(i.Timeline)), string(i.ID)}
 		if narrow {
-			fmt.Fprintf(out, "  %s\n    %s\n", both(i.Ended, zone), strings.Join(what, ", "))
+			fmt.Fprintf(out, "  %s\n", both(i.Ended, zone))
+			sentence(out, "    ", strings.Join(what, ", "))
 			continue
 		}
 		rows = append(rows, append([]string{utc(i.Ended), local(i.Ended, zone)}, what...))
