@@ -18,19 +18,18 @@ import (
 
 const (
 	readAhead   = 256 << 10
-	gatherEvery = 50 * time.Millisecond // between two looks at a stream that brings little
-	gatherLess  = 16 << 10              // bytes that are little
+	gatherEvery = 50 * time.Millisecond // between two looks at a stream that has caught up
 	maxMessage  = 1 << 30               // PQ_LARGE_MESSAGE_LIMIT in include/libpq/libpq.h
 )
 
-// gathering is a connection below TLS. Of a stream that brings little at a time, it lets the messages of
-// gatherEvery gather, which the socket holds meanwhile.
+// gathering is a connection below TLS. When all that the server had has come, it lets the messages of gatherEvery
+// gather, which the socket holds meanwhile.
 type gathering struct {
 	net.Conn
-	ahead  *bufio.Reader // for TLS, which reads a stream in small pieces; nil as long as it does not
-	stream bool
-	little bool
-	last   time.Time
+	ahead    *bufio.Reader // for TLS, which reads a stream in small pieces; nil as long as it does not
+	stream   bool
+	caughtUp bool
+	last     time.Time // that something came
 }
 
 // gather makes every connection of a configuration a gathering one; the last one made is the one in use.
@@ -52,20 +51,19 @@ func gather(cfg *pgconn.Config) (last func() *gathering) {
 type fill struct{ *gathering }
 
 func (f fill) Read(p []byte) (int, error) {
-	if f.stream && f.little {
+	if f.caughtUp {
 		time.Sleep(gatherEvery - time.Since(f.last)) // not at all, if nothing came for longer than that
+		f.caughtUp = false
 	}
 	n, err := f.Conn.Read(p)
-	if f.stream {
-		f.little, f.last = n < gatherLess, time.Now()
-	}
+	f.last = time.Now()
 	return n, err
 }
 
 func (g *gathering) Read(p []byte) (int, error) {
 	switch {
 	case g.ahead != nil && g.ahead.Buffered() > 0:
-	case !g.stream || len(p) >= gatherLess:
+	case !g.stream || len(p) >= readAhead/2:
 		return fill{g}.Read(p)
 	case g.ahead == nil:
 		g.ahead = bufio.NewReaderSize(fill{g}, readAhead)
@@ -83,6 +81,8 @@ type incoming struct {
 }
 
 func newIncoming(r io.Reader) *incoming { return &incoming{r: r, buf: make([]byte, readAhead)} }
+
+func (in *incoming) empty() bool { return in.from == in.to }
 
 // whole gives the kind and length of the next message, header included, if all of it is here.
 func (in *incoming) whole() (kind byte, length int, ok bool) {

@@ -86,7 +86,9 @@ func (s *Stream) Receive() (Message, error) {
 				return Message{}, s.fail(err)
 			}
 			if msg.Keepalive || len(msg.Data) > 0 {
-				return s.c.in.more(msg), nil
+				msg = s.c.in.more(msg)
+				s.c.raw.caughtUp = s.c.in.empty() && msg.ServerEnd <= msg.Start+sandglass.LSN(len(msg.Data))
+				return msg, nil
 			}
 		case *pgproto3.CopyDone:
 			return s.endOfTimeline()
@@ -132,7 +134,7 @@ func (in *incoming) more(m Message) Message {
 // endOfTimeline answers the server's CopyDone and reads which timeline is next. The
 // connection then takes commands again.
 func (s *Stream) endOfTimeline() (Message, error) {
-	s.c.raw.stream = false
+	s.c.raw.stream, s.c.raw.caughtUp = false, false
 	s.write.Lock()
 	err := s.c.send(&pgproto3.CopyDone{})
 	s.write.Unlock()
