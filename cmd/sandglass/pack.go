@@ -18,7 +18,7 @@ import (
 )
 
 func newPack(a *app) *cobra.Command {
-	return group("pack", "List, show and check packs: what Sandglass knows of an application", newPackList(a), newPackShow(a), newPackCheck(a))
+	return group("pack", "List, show and check packs: what is known of an application", newPackList(a), newPackShow(a), newPackCheck(a))
 }
 
 // packFolder is where the team's own packs are.

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 	"sandglass/client"
 )
 
-const rootHelp = `Sandglass records production PostgreSQL servers, and brings any moment of them into
-a sandbox: recovered sealed, cut over in a second or two, and undoable for days.
+const rootHelp = `Sandglass records production PostgreSQL servers, and brings any moment of them
+into a sandbox: recovered sealed, cut over in a second or two, and undoable for
+days.
 
 Begin with ` + "`sandglass init`, `sandglass serve` and `sandglass apply -f FILE`" + `.
 
@@ -44,6 +46,8 @@ func newRoot(a *app) *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true, Args: noSuchCommand, RunE: showHelp,
 		PersistentPreRun: func(*cobra.Command, []string) { a.began = true },
 	}
+	// cobra knows flags of any width only by its template.
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", fmt.Sprintf(".FlagUsagesWrapped %d ", widthOf(a.stdout))))
 	f := root.PersistentFlags()
 	f.StringVar(&a.state, "state", "", "state `folder` of the control plane (default /var/lib/sandglass for root)")
 	f.StringVar(&a.server, "server", "", "`address` of a control plane over TCP, such as http://host:7411")
@@ -54,7 +58,16 @@ func newRoot(a *app) *cobra.Command {
 	})
 	root.AddCommand(newInit(a), newServe(a), newApply(a), newEnv(a), newConnect(a), newRecord(a), newWindow(a), newMoment(a), newCommits(a),
 		newRestore(a), newRefresh(a), newUndo(a), newRelease(a), newPeek(a), newVolume(a), newOps(a), newPack(a), newRepo(a), newDoctor(a), newDemo(a), newVersion(a))
+	a.fitHelp(root)
 	return root
+}
+
+// fitHelp makes the help of a command and of those below it fit the terminal.
+func (a *app) fitHelp(c *cobra.Command) {
+	c.Long = flow(c.Long, widthOf(a.stdout))
+	for _, below := range c.Commands() {
+		a.fitHelp(below)
+	}
 }
 
 // group is a command that only holds others.
@@ -74,9 +87,19 @@ func noSuchCommand(c *cobra.Command, args []string) error {
 	remedy := "See `" + c.CommandPath() + " --help`."
 	c.SuggestionsMinimumDistance = 2
 	if s := c.SuggestionsFor(args[0]); len(s) > 0 {
-		remedy = "Did you mean `" + c.CommandPath() + " " + s[0] + "`?"
+		likest := slices.MaxFunc(s, func(x, y string) int { return alike(x, args[0]) - alike(y, args[0]) })
+		remedy = "Did you mean `" + c.CommandPath() + " " + likest + "`?"
 	}
 	return usage(remedy, "There is no command `%s %s`.", c.CommandPath(), args[0])
+}
+
+// alike is how many letters two words have in common from their beginning.
+func alike(x, y string) int {
+	n := 0
+	for n < min(len(x), len(y)) && x[n] == y[n] {
+		n++
+	}
+	return n
 }
 
 // takes checks that the named arguments are there; those in brackets may be left out.

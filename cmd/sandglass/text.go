@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -24,14 +25,15 @@ func widthOf(w io.Writer) int {
 	return textWidth
 }
 
-// terminalWidth is how wide the terminal is, in characters; 0 off a terminal.
+// terminalWidth is how wide the terminal is, in characters; off a terminal what COLUMNS says, or 0.
 func terminalWidth(w io.Writer) int {
 	if f, ok := w.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
 			return width
 		}
 	}
-	return 0
+	width, _ := strconv.Atoi(os.Getenv("COLUMNS")) // not a number: as if it were not there
+	return max(width, 0)
 }
 
 // paragraph writes a text after head; its further lines begin with hanging.
@@ -88,4 +90,24 @@ func wrap(text string, width int) []string {
 		line += word
 	}
 	return append(lines, line)
+}
+
+// flow breaks the paragraphs of a help text anew; lines that are indented stay as they are.
+func flow(text string, width int) string {
+	var out, running []string
+	end := func() {
+		if len(running) > 0 {
+			out, running = append(out, wrap(strings.Join(running, " "), width)...), nil
+		}
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if line == "" || strings.HasPrefix(line, " ") {
+			end()
+			out = append(out, line)
+			continue
+		}
+		running = append(running, line)
+	}
+	end()
+	return strings.Join(out, "\n")
 }
