@@ -74,6 +74,21 @@ func TestSlotFaults(t *testing.T) {
 			t.Errorf("the window: %+v %v", w.Gaps, err)
 		}
 	})
+	t.Run("production is away", func(t *testing.T) {
+		must(t, prod.Stop())
+		showsCode(t, s, "prod", sandglass.CodeProductionUnreachable)
+		must(t, prod.Start(ctx))
+		streaming(t, s, "prod")
+	})
+	t.Run("the password was changed", func(t *testing.T) {
+		prod.Exec(t, "postgres", "ALTER ROLE sandglass_recorder PASSWORD 'another'", "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+		showsCode(t, s, "prod", sandglass.CodeProductionPassword)
+		must(t, os.WriteFile(filepath.Join(s.Dir, "prod.password"), []byte("another"), 0o600))
+		streaming(t, s, "prod")
+		if w, err := s.Client.Window(ctx, "prod"); err != nil || len(w.Gaps) > 0 || len(w.Incarnations) != 1 {
+			t.Errorf("the window: %+v %v", w, err)
+		}
+	})
 	t.Run("dropped by hand", func(t *testing.T) {
 		before := images()
 		must(t, s.Stop())
