@@ -277,6 +277,9 @@ func makeRecords(ctx context.Context, tx pgx.Tx, in Input) error {
 		COMMENT ON TABLE sandglass.changed_columns IS 'What differs from production on purpose; never copy these columns back'`); err != nil {
 		return fmt.Errorf("make records: %w", err)
 	}
+	if err := makeCarryRecords(ctx, tx, in.Run); err != nil {
+		return err
+	}
 	var policies []string
 	for _, p := range in.Packs {
 		policies = append(policies, p.Policy())

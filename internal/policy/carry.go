@@ -121,9 +121,6 @@ func (c *carrier) carry(ctx context.Context, own pgx.Tx, began time.Time) error 
 	if err := makeRecords(ctx, c.tx, c.in); err != nil {
 		return err
 	}
-	if err := c.makeCarryRecords(ctx); err != nil {
-		return err
-	}
 	if err := c.plan(ctx, c.tx, own); err != nil {
 		return err
 	}
@@ -158,12 +155,13 @@ func (c *carrier) carry(ctx context.Context, own pgx.Tx, began time.Time) error 
 
 // makeCarryRecords makes what later readings are compared with, and what tells a pack's
 // assertions which rows are the sandbox's own.
-func (c *carrier) makeCarryRecords(ctx context.Context) error {
-	_, err := c.tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS sandglass.carried (operation text, rule text, table_name text, columns text[] NOT NULL, rows bigint NOT NULL, digest text NOT NULL, result text NOT NULL,
+func makeCarryRecords(ctx context.Context, tx pgx.Tx, run string) error {
+	_, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS sandglass.carried (operation text, rule text, table_name text, columns text[] NOT NULL, rows bigint NOT NULL, digest text NOT NULL, result text NOT NULL,
 			PRIMARY KEY (operation, rule, table_name));
 		CREATE TABLE IF NOT EXISTS sandglass.merged_rows (operation text, rule text, table_name text, key text, in_both boolean NOT NULL, PRIMARY KEY (operation, rule, table_name, key));
 		COMMENT ON TABLE sandglass.carried IS 'Rows that are the sandbox''s own: digests of what was read from it, and of what the copy got';
-		COMMENT ON TABLE sandglass.merged_rows IS 'Rows that rules of kind merge took from the sandbox, by their key as ROW(...)::text'`)
+		COMMENT ON TABLE sandglass.merged_rows IS 'Rows that rules of kind merge took from the sandbox, by their key as ROW(...)::text';
+		DELETE FROM sandglass.carried WHERE operation <> `+literal(run)+`; DELETE FROM sandglass.merged_rows WHERE operation <> `+literal(run))
 	if err != nil {
 		return fmt.Errorf("make records of carry-over: %w", err)
 	}
@@ -184,8 +182,8 @@ func (c *carrier) recordUnits(ctx context.Context) error {
 			}
 			result = d.String()
 		}
-		if _, err := c.tx.Exec(ctx, `INSERT INTO sandglass.carried (operation, rule, table_name, columns, rows, digest, result) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			c.in.Run, u.name(), u.table.Name, u.columns, u.seen.rows, u.digest(), result); err != nil {
+		if _, err := c.tx.Exec(ctx, `INSERT INTO sandglass.carried (operation, rule, table_name, columns, rows, digest, result) VALUES ($1, $2, $3, coalesce($4::text[], '{}'), $5, $6, $7)`, // no columns: there is no sandbox yet
+			c.in.Run, u.name(), u.table.Name, u.columns, u.given, u.digest(), result); err != nil {
 			return fmt.Errorf("record what was carried: %w", err)
 		}
 	}

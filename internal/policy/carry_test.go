@@ -4,11 +4,6 @@
 package policy_test
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -150,4 +145,52 @@ func TestCarryOver(t *testing.T) {
 		}
 	}
 }
-var _ = []any{context.Background, errors.New, fmt.Sprint, os.Getpid, runtime.GC}
+
+// TestFinopsOwnRows restores an ERP into a running one: its servers, printers, mail server, administrator and tenant stay.
+func TestFinopsOwnRows(t *testing.T) {
+	t.Parallel()
+	c, own, in := makeERP(t), cluster(t, nil), finopsInput(t)
+	own.Exec(t, "postgres", `CREATE ROLE sandglass SUPERUSER LOGIN`, `CREATE DATABASE axdb_uat`)
+	own.Exec(t, "axdb_uat", strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(finopsSQL, "secret-", "own-"), "@prod.example", "@uat.example"), "prod", "uat"),
+		`UPDATE sysemailparameters SET mailernoninteractive = 'Graph'; UPDATE userinfo SET name = 'not carried'; INSERT INTO syscorpnetprinters VALUES (2, 'p2', 'own-p2')`)
+	in.Target, in.FromTarget = readTarget(t, own), staging(own).Connect
+	st := staging(c)
+	report, err := policy.Neutralize(t.Context(), st, in)
+	if err != nil {
+		t.Fatal(err, c.Log())
+	}
+	for _, want := range []struct{ columns, table, want string }{
+		{"serverid", "sysserverconfig", "aos-2; own-aos-1"}, {"instance_name", "sysserversessions", "own-aos-1"}, {"clientcomputer", "sysclientsessions", ""},
+		{"printername, printerpath", "syscorpnetprinters", `p1 \\own-print\p1; p2 own-p2`}, {"serverid", "batchserverconfig", "own-batch-1"}, {"serverid", "batchservergroup", "own-batch-1"},
+		{"smtprelayservername, smtpusername, mailernoninteractive", "sysemailparameters", "own-relay.uat.example own-relay-user Graph"}, {"password", "sysemailsmtppassword", `\x6f776e2d736d7470`},
+		{"id, name, enable, networkalias", "userinfo WHERE id IN ('Admin', 'alice')", "Admin Administrator 1 admin@uat.example; alice Alice 0 alice@prod.example"},
+		{"name, value", "sysserviceconfigurationsetting", "OTHER x; TENANTID own-tenant"},
+	} {
+		if got := erpRows(t, c, "axdb_uat", want.columns, want.table); got != want.want {
+			t.Errorf("%s:\n got %s\nwant %s", want.table, got, want.want)
+		}
+	}
+	if stops := prove(t, st, in); stops != nil {
+		t.Errorf("proof: %s", strings.Join(stops, "\n"))
+	}
+	rows := map[string]int64{}
+	for _, r := range report.Rules {
+		if r.Carried {
+			rows[strings.TrimPrefix(r.Rule, "dynamics365-finops/")] = r.Rows
+		}
+	}
+	if diff := cmp.Diff(map[string]int64{"smtp-passwords": 1, "own-mail-server": 1, "servers": 2, "server-sessions": 1, "printers": 2, "batch-servers": 1, "batch-server-groups": 1, "own-administrator": 1, "own-tenant": 1}, rows); diff != "" {
+		t.Error(diff)
+	}
+	// One row that is not the sandbox's own is seen.
+	ask(t, c, "axdb_uat", `UPDATE public.syscorpnetprinters SET printerpath = 'elsewhere' WHERE printername = 'p2' RETURNING ''`)
+	if stops := strings.Join(prove(t, st, in), "\n"); !strings.Contains(stops, "proof.kept_rows: Rows are not the sandbox's own in: axdb_uat: public.syscorpnetprinters") {
+		t.Errorf("a foreign printer is not seen: %s", stops)
+	}
+	if err := c.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if found := files(t, c, "secret-"); found != nil {
+		t.Errorf("secrets are still in %v", found)
+	}
+}

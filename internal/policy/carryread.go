@@ -32,6 +32,7 @@ type unit struct {
 	temp    string   // the temporary table with the sandbox's rows
 	seen    digest   // of the sandbox's rows
 	left    []leftRows
+	given   int64 // rows that the copy got
 	// sequences are the last values of the sandbox's sequences, by column.
 	sequences map[string]int64
 }
@@ -93,7 +94,7 @@ func (c *carrier) plan(ctx context.Context, q querier, own pgx.Tx) error {
 			tree = all
 		}
 		for _, t := range tree {
-			u := &unit{carryRule: r, out: out, table: t}
+			u := &unit{carryRule: r, out: out, table: t, columns: []string{}}
 			if err := u.compare(ctx, q, own); err != nil {
 				return err
 			}
@@ -324,7 +325,9 @@ func (d *digest) Write(p []byte) (int, error) {
 	}
 }
 
-func (d digest) String() string { return fmt.Sprintf("%d:%016x", d.rows, d.sum) }
+func (d digest) String() string {
+	return fmt.Sprintf("%d:%016x%016x%016x%016x", d.rows, d.sum[0], d.sum[1], d.sum[2], d.sum[3])
+}
 
 // digest of the sandbox's rows; "" where there is no such table.
 func (u *unit) digest() string {

@@ -119,7 +119,7 @@ func (c *carrier) makeWay(ctx context.Context, u *unit, leave func(where string)
 
 // forget takes back rows that an earlier attempt merged and the sandbox has removed since.
 func (c *carrier) forget(ctx context.Context, u *unit, leave func(where string) (int64, error)) error {
-	stale := fmt.Sprintf(`operation = %s AND rule = %s AND table_name = %s AND NOT EXISTS (SELECT FROM %s m WHERE %s = key)`,
+	stale := fmt.Sprintf(`operation = %s AND rule = %s AND table_name = %s AND NOT EXISTS (SELECT FROM %s m WHERE %s = merged_rows.key)`,
 		literal(c.in.Run), literal(u.name()), literal(u.table.Name), u.temp, u.keyText("m"))
 	var added, replaced int64
 	if err := c.tx.QueryRow(ctx, `SELECT count(*) FILTER (WHERE NOT in_both), count(*) FILTER (WHERE in_both) FROM sandglass.merged_rows WHERE `+stale).Scan(&added, &replaced); err != nil {
@@ -144,7 +144,7 @@ func (u *unit) keyText(alias string) string { return "ROW(" + list(u.key, alias+
 
 // matched is SQL that holds for rows, called alias, with the key of a row that is merged.
 func (u *unit) matched(alias string) string {
-	return "EXISTS (SELECT FROM " + u.temp + " m WHERE " + u.sameKey("m", alias) + ")"
+	return "EXISTS (SELECT FROM " + u.temp + " sandglass_m WHERE " + u.sameKey("sandglass_m", alias) + ")"
 }
 
 func (u *unit) sameKey(a, b string) string {
@@ -166,7 +166,7 @@ func (c *carrier) prepareMerge(ctx context.Context, u *unit) error {
 		return err
 	}
 	u.leftOut(n, "have no key (%s is NULL)", strings.Join(u.key, ", "))
-	for _, t := range []struct{ from, whose string }{{u.temp, "The sandbox"}, {u.from(u.table), "The copy"}} {
+	for _, t := range []struct{ from, whose string }{{u.temp, "The sandbox"}, {u.from(u.table) + " WHERE " + u.matched(ident(u.alias())), "The copy"}} {
 		var twice bool
 		if err := c.tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s GROUP BY %s HAVING count(*) > 1)", t.from, list(u.key, ""))).Scan(&twice); err != nil {
 			return err
@@ -191,7 +191,7 @@ func (u *unit) complete(ctx context.Context, tx pgx.Tx) error {
 	for _, o := range u.others {
 		sets = append(sets, ident(o)+" = "+ident(u.alias())+"."+ident(o))
 	}
-	_, err := statement(ctx, tx, "UPDATE "+u.temp+" AS m SET "+strings.Join(sets, ", ")+" FROM "+u.from(u.table)+" WHERE "+u.sameKey("m", ident(u.alias())))
+	_, err := statement(ctx, tx, "UPDATE "+u.temp+" AS sandglass_m SET "+strings.Join(sets, ", ")+" FROM "+u.from(u.table)+" WHERE "+u.sameKey("sandglass_m", ident(u.alias())))
 	return err
 }
 
@@ -219,7 +219,7 @@ func (c *carrier) put(ctx context.Context, u *unit) error {
 		}
 		rows += n
 	}
-	u.out.rows += rows
+	u.given, u.out.rows = rows, u.out.rows+rows
 	if u.rule.Merge != "" {
 		return u.act(c).changed(ctx, u.table.Name, u.rule.Only, "merge", rows)
 	}

@@ -139,7 +139,7 @@ func TestFinopsPack(t *testing.T) {
 		asserted[a.Name] = true
 	}
 	for _, r := range finops.Rules {
-		if !covered[r.Name] || !asserted[r.Name] {
+		if r.Merge == "" && (!covered[r.Name] || !asserted[r.Name]) { // TestFinopsOwnRows merges
 			t.Errorf("rule %s: fixture %t, assertion %t", r.Name, covered[r.Name], asserted[r.Name])
 		}
 	}
@@ -189,7 +189,7 @@ func TestFinopsPack(t *testing.T) {
 			t.Errorf("report: %+v", r)
 		}
 	}
-	if got := ask(t, c, "axdb_uat", `SELECT concat_ws(' ', table_name, column_name, action, rows) FROM sandglass.changed_columns WHERE rule IN ('batch-jobs', 'smtp-passwords') ORDER BY 1`); got != "public.batchjob status set 4, public.sysemailsmtppassword * empty 1" {
+	if got := ask(t, c, "axdb_uat", `SELECT concat_ws(' ', table_name, column_name, action, rows) FROM sandglass.changed_columns WHERE rule IN ('batch-jobs', 'smtp-passwords') ORDER BY 1`); got != "public.batchjob status set 4, public.sysemailsmtppassword * keep 1" {
 		t.Errorf("changed columns: %s", got)
 	}
 	if got := ask(t, c, "axdb_uat", `SELECT concat_ws(' ', operation, source, target, moment, policies[2] LIKE 'dynamics365-finops 1 sha256:%') FROM sandglass.origin`); got != "20261122t190000-erp1 prod uat 2026-11-22 18:00:00 UTC t" {
