@@ -299,6 +299,9 @@ func (s *session) take(at sandglass.LSN, data []byte) error {
 	s.writing = time.Now()
 	s.mu.Unlock()
 	err := s.spool.write(at, data)
+	if err == nil {
+		s.index.write(at, data) // before it counts as received: what is durable has been indexed
+	}
 	end := at + sandglass.LSN(len(data))
 	s.mu.Lock()
 	s.writing = time.Time{}
@@ -312,14 +315,14 @@ func (s *session) take(at sandglass.LSN, data []byte) error {
 	if err != nil {
 		return err
 	}
-	s.index.write(at, data)
-	if at.Segment(s.spool.size) != end.Segment(s.spool.size) {
-		wake(s.work)
-	}
 	r := s.r
 	r.mu.Lock()
 	r.status.ReceivedLSN = end
+	wanted := r.wanted
 	r.mu.Unlock()
+	if at.Segment(s.spool.size) != end.Segment(s.spool.size) || at < wanted && wanted <= end {
+		wake(s.work)
+	}
 	return nil
 }
 

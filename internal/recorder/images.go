@@ -330,6 +330,7 @@ func (r *Recorder) finish(ctx context.Context, b *pg.Backup, w *repo.ImageWriter
 		return fmt.Errorf("take image: the server's timeline changed from %d to %d meanwhile", b.Timeline, b.EndTimeline)
 	}
 	image.Ended = r.clock()
+	r.hurry(b.End)
 	err := r.wait(ctx, func() bool {
 		if r.live == nil || r.inc.ID != image.Incarnation || r.status.DurableLSN < b.End {
 			return false

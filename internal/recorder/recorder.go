@@ -79,9 +79,11 @@ type Recorder struct {
 	log    *slog.Logger
 	target *pg.Target
 	want   sandglass.IncarnationID
+	soon   chan struct{} // wakes store: wanted has changed
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at every change that somebody may wait for
+	wanted  sandglass.LSN // somebody waits until WAL up to here is durable, so it is stored at once
 	status  sandglass.RecorderStatus
 	inc     sandglass.Incarnation
 	begin   sandglass.LSN // where the incarnation's WAL begins, for MaxSlotWAL before the first part
@@ -107,7 +109,7 @@ func New(c Config) *Recorder {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Recorder{env: env, repo: c.Repository, dir: c.Dir, log: log.With("environment", env.Name), target: c.Target,
-		want: c.Incarnation, changed: make(chan struct{}),
+		want: c.Incarnation, changed: make(chan struct{}), soon: make(chan struct{}, 1),
 		status: sandglass.RecorderStatus{State: sandglass.RecorderOff, Slot: env.Recording.Slot}}
 }
 
@@ -250,7 +252,16 @@ func (r *Recorder) Status() sandglass.RecorderStatus {
 
 // WaitDurable waits until the repository holds the WAL of the present incarnation up to lsn.
 func (r *Recorder) WaitDurable(ctx context.Context, lsn sandglass.LSN) error {
+	r.hurry(lsn)
 	return r.wait(ctx, func() bool { return r.status.DurableLSN >= lsn })
+}
+
+// hurry has WAL up to lsn stored as soon as it is received.
+func (r *Recorder) hurry(lsn sandglass.LSN) {
+	r.mu.Lock()
+	r.wanted = max(r.wanted, lsn)
+	r.mu.Unlock()
+	wake(r.soon)
 }
 
 // serverNow is production's clock, as far as it was heard. Called with the lock held.

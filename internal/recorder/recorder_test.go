@@ -120,7 +120,10 @@ func (l testLog) Write(p []byte) (int, error) {
 func (g *rig) until(what string, limit time.Duration, ok func(sandglass.RecorderStatus) bool) sandglass.RecorderStatus {
 	g.t.Helper()
 	for end := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
-		s := g.Status()
+		var s sandglass.RecorderStatus
+		if g.Recorder != nil {
+			s = g.Status()
+		}
 		if ok(s) {
 			return s
 		}
@@ -128,6 +131,12 @@ func (g *rig) until(what string, limit time.Duration, ok func(sandglass.Recorder
 			g.t.Fatalf("%s: not within %s: %+v (%v)", what, limit, s, s.LastError)
 		}
 	}
+}
+
+// await waits until a query of production has an answer.
+func (g *rig) await(what, query string) {
+	g.t.Helper()
+	g.until(what, 60*time.Second, func(sandglass.RecorderStatus) bool { return g.production.Query(g.t, "postgres", query) != "" })
 }
 
 func (g *rig) imaged() sandglass.RecorderStatus {
@@ -267,8 +276,12 @@ func TestRecordUnderLoad(t *testing.T) {
 	if d := time.Since(begun); d > 3*time.Second {
 		t.Errorf("the tail took %s", d)
 	}
-	time.Sleep(2500 * time.Millisecond) // two keepalives
-	tail, ok := g.Tail()
+	var tail recorder.Tail
+	var ok bool
+	g.until("keepalives after it", 20*time.Second, func(sandglass.RecorderStatus) bool {
+		tail, ok = g.Tail()
+		return ok && len(tail.Beats) > 0 && tail.Beats[len(tail.Beats)-1].LSN >= end
+	})
 	if !ok || len(tail.Beats) == 0 || len(tail.Indexes) == 0 || tail.Durable < end {
 		t.Fatalf("tail %+v", tail)
 	}
@@ -294,5 +307,22 @@ func TestRecordUnderLoad(t *testing.T) {
 	var e *sandglass.Error
 	if err := recorder.DropSlot(ctx, g.env); !errors.As(err, &e) || !strings.Contains(e.Remedy, "SELECT pg_drop_replication_slot('sandglass_prod')") {
 		t.Errorf("drop without server: %v", err)
+	}
+}
+
+// TestAwaitedWALIsStoredAtOnce waits for WAL again and again, which takes no tick of a second each time.
+func TestAwaitedWALIsStoredAtOnce(t *testing.T) {
+	g := newRig(t, pgtest.Options{})
+	g.start()
+	g.imaged()
+	g.production.Exec(t, "postgres", "create table t(i int)")
+	const times = 8
+	begun := time.Now()
+	for range times {
+		g.production.Exec(t, "postgres", "insert into t values (1)")
+		g.durable(g.flushedTo())
+	}
+	if d := time.Since(begun); d > times/2*time.Second {
+		t.Errorf("%d times took %s", times, d)
 	}
 }

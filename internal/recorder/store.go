@@ -14,7 +14,7 @@ import (
 )
 
 // store makes WAL durable: whole segments as they come, the rest every second and when the
-// server wants an answer. It works on for a moment after ctx has ended, so that nothing
+// server wants an answer or somebody here waits for it. It works on for a moment after ctx has ended, so that nothing
 // received is left behind by a quiet stop.
 func (s *session) store(ctx context.Context) error {
 	tick := time.NewTicker(flushEvery)
@@ -33,14 +33,24 @@ func (s *session) store(ctx context.Context) error {
 			s.index.look()
 			s.r.noticeTablespaces(s.index)
 		case <-s.work:
-			s.mu.Lock()
-			all = s.answer
-			s.mu.Unlock()
+			all = s.urgent()
+		case <-s.r.soon:
+			all = s.urgent()
 		}
 		if err := s.flush(ctx, all); err != nil {
 			return err
 		}
 	}
+}
+
+// urgent says whether somebody waits for WAL that has been received and not been stored.
+func (s *session) urgent() bool {
+	s.r.mu.Lock()
+	wanted := s.r.wanted
+	s.r.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answer || s.durable < wanted && wanted <= s.received
 }
 
 // flush stores what was received: all of it, or the whole segments only.
@@ -59,6 +69,9 @@ func (s *session) flush(ctx context.Context, all bool) error {
 			return err
 		}
 	}
+	if err := s.storeIndexes(ctx); err != nil { // before the tail: what is durable of later segments finds them there
+		return err
+	}
 	if all {
 		if err := s.storePart(ctx, received); err != nil {
 			return err
@@ -72,7 +85,7 @@ func (s *session) flush(ctx context.Context, all bool) error {
 		s.mu.Unlock()
 	}
 	_ = s.sendStatus(false) // a broken connection is receive's to report
-	return s.storeIndexes(ctx)
+	return nil
 }
 
 // advance notes that the repository holds everything up to lsn.
