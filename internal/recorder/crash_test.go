@@ -92,7 +92,8 @@ func TestKilledUnderLoad(t *testing.T) {
 	defer func() { _ = load.Process.Kill(); _ = load.Wait() }()
 	for i := range kills {
 		cmd := g.spawn()
-		time.Sleep(time.Duration(300+rand.IntN(2000)) * time.Millisecond)
+		g.await("the stream to be some way on", fmt.Sprintf(`select 1 from pg_stat_replication where application_name='sandglass-prod' and sent_lsn >= '%s'`,
+			g.flushedTo()+sandglass.LSN(rand.IntN(2<<20))))
 		// what production believes to be safe, before the kill, must be held after it
 		flush := g.production.Query(t, "postgres", `select greatest((select restart_lsn from pg_replication_slots where slot_name='sandglass_prod'),
 			(select max(flush_lsn) from pg_stat_replication where application_name='sandglass-prod'))`)

@@ -45,9 +45,11 @@ func TestRefusedUntilMended(t *testing.T) {
 		g.production.Exec(t, "postgres", "alter system set "+name+" = "+value)
 		if restart {
 			g.check(g.production.Restart(t.Context()))
-		} else {
-			g.production.Exec(t, "postgres", "select pg_reload_conf()")
+			return
 		}
+		before := g.production.Query(t, "postgres", "select pg_conf_load_time()")
+		g.production.Exec(t, "postgres", "select pg_reload_conf()")
+		g.await("new connections to have the setting", "select 1 where pg_conf_load_time() > '"+before+"'")
 	}
 	set(false, "max_wal_senders", "10")
 	set(true, "wal_level", "replica")
@@ -57,14 +59,12 @@ func TestRefusedUntilMended(t *testing.T) {
 	for value, matches := range map[string]bool{"'*'": true, "'a, \"Sandglass-Prod\"'": true, "'FIRST 1 (a, sandglass_prod, b)'": false,
 		"'ANY 2 (a, \"sandglass-prod\")'": true, "'2 (\"*\", b)'": true, "'a,b'": false} {
 		set(false, "synchronous_standby_names", value)
-		time.Sleep(200 * time.Millisecond)
 		if c := codes(); (c == "stop production.synchronous_standby") != matches || !matches && c != "" {
 			t.Errorf("%s: findings %q", value, c)
 		}
 	}
 	set(false, "synchronous_standby_names", "'*'")
 	set(false, "max_slot_wal_keep_size", "-1")
-	time.Sleep(200 * time.Millisecond)
 	g.start()
 	g.code(sandglass.CodeProductionSlotCap)
 	if s := g.Status(); s.State != sandglass.RecorderRefused {
