@@ -32,18 +32,7 @@ func newCrashSite(t *testing.T) *crashSite {
 	c.prod.Exec(t, "postgres", "CREATE TABLE identity AS SELECT 'production' AS who", "CREATE ROLE app LOGIN PASSWORD 'production'")
 	c.System = newSystem(t)
 	must(t, c.Record(ctx, "prod", c.prod, nil))
-	_, err := c.Sandbox(ctx, "uat", "prod", nil)
-	must(t, err)
-	op, err := c.Operate(ctx, sandglass.Request{Kind: sandglass.KindStart, Environment: "uat", New: true})
-	must(t, err)
-	if op.State != sandglass.Succeeded {
-		t.Fatalf("start of uat: %s %v", op.State, op.Error)
-	}
-	conn, err := c.Connect(ctx, "uat", "postgres")
-	must(t, err)
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, "CREATE TABLE identity AS SELECT 'the sandbox' AS who")
-	must(t, err)
+	newSandbox(t, c.System, "uat", nil)
 	return c
 }
 

@@ -123,6 +123,7 @@ func readOnly(t *testing.T, p sandglass.Peek) {
 		{"DELETE FROM orders", "25006"},
 		{"BEGIN READ WRITE; DELETE FROM orders", "42501"},
 		{"SELECT wipe()", "25006"},
+		{"BEGIN READ WRITE; SELECT wipe()", ""}, // who means to may change the copy: it is sealed, and thrown away
 		{"COPY orders TO '/tmp/x'", "42501"},
 		{"COPY orders TO PROGRAM 'cat'", "42501"},
 		{"SELECT pg_reload_conf()", "42501"},
