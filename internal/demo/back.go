@@ -17,9 +17,9 @@ import (
 
 func (s *story) bringBack(ctx context.Context) error {
 	s.chapter("The lost rows, back in production")
-	s.say("Never from a sandbox: values were taken out of it. A peek opens the same moment as it\nwas, sealed and read-only.")
+	s.say("Never from a sandbox: values were taken out of it. A peek opens the same moment as it was, sealed and read-only.")
 	begin := time.Now()
-	if _, err := s.command(ctx, nil, "peek", "prod", "--xid", fmt.Sprint(s.loss.xid), "--before", "--reason", "vendors deleted by mistake", "--no-wait"); err != nil {
+	if _, err := s.command(ctx, nil, "peek", "prod", "--xid", fmt.Sprint(s.loss.xid), "--before", "--reason", "lost vendors", "--no-wait"); err != nil {
 		return err
 	}
 	peeks, err := s.client.Peeks(ctx)
@@ -81,8 +81,8 @@ func (s *story) copyBack(ctx context.Context, p sandglass.Peek) error {
 	if err != nil {
 		return err
 	}
-	s.check("production has them again, the same to the last byte", copied == s.loss.rows() && now.digest == s.loss.digest,
-		fmt.Sprintf("%s vendors, %s transactions", count(now.vendors), count(now.transactions)))
+	s.check("production has them, to the last byte", copied == s.loss.rows() && now.digest == s.loss.digest,
+		fmt.Sprintf("%s vendors, %s postings", count(now.vendors), count(now.transactions)))
 	return nil
 }
 

@@ -95,6 +95,11 @@ func prepareDir(ctx context.Context, dir string, p paper) error {
 	return writePid(dir, "demo", os.Getpid())
 }
 
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 const marker = "sandglass-demo"
 
 // story is one telling of the demo.
@@ -106,6 +111,8 @@ type story struct {
 	prod   *pgtest.Cluster
 	uat    sandbox
 	loss   loss
+	// migrates says that uat's migrations are run on every restore.
+	migrates bool
 	// restored is the finished restore, and result what it came to.
 	restored sandglass.Operation
 	result   sandglass.Result

@@ -34,15 +34,40 @@ func (p paper) style(style, s string) string {
 
 func (p paper) line(s string) { fmt.Fprintln(p.w, s) }
 
+// busy says on a terminal, for as long as it takes, what is being done; what it gives takes that away again.
+func (p paper) busy(what string) (done func()) {
+	if !p.color {
+		return func() {}
+	}
+	ended, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			fmt.Fprintf(p.w, "\r\x1b[K  %s", p.style(styleDim, fmt.Sprintf("%s, %d s", what, n)))
+			select {
+			case <-tick.C:
+			case <-ended:
+				fmt.Fprint(p.w, "\r\x1b[K")
+				return
+			}
+		}
+	}()
+	return func() { close(ended); <-gone }
+}
+
 // chapter begins a part of the story.
 func (p paper) chapter(title string) {
 	p.line(p.style(styleBold, title))
 }
 
-// say tells something, wrapped by hand at the caller.
+// say tells something, a paragraph a line.
 func (p paper) say(format string, args ...any) {
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
-		p.line("  " + strings.TrimRight(line, "\n"))
+		for _, l := range hang("  ", "  ", strings.TrimRight(line, "\n")) {
+			p.line(l)
+		}
 	}
 }
 
@@ -63,11 +88,19 @@ func (p paper) verdictLine(what string, holds bool, detail string) {
 	if !holds {
 		sign = p.style(styleRed, "✗")
 	}
-	if detail != "" {
-		what += p.style(styleDim, "  "+detail)
+	line := fmt.Sprintf("  %s %-*s", sign, verdictWidth, what)
+	if room := width - 6 - max(verdictWidth, utf8.RuneCountInString(what)); detail != "" && utf8.RuneCountInString(detail) > room {
+		p.line(strings.TrimRight(line, " "))
+		for _, l := range hang("    ", "    ", detail) {
+			p.line(p.style(styleDim, l))
+		}
+		return
 	}
-	p.line("  " + sign + " " + what)
+	p.line(strings.TrimRight(line+"  "+p.style(styleDim, detail), " "))
 }
+
+// verdictWidth is where the details of checks begin, so that they stand below one another.
+const verdictWidth = 44
 
 // width is that of a line, in characters.
 const width = 80
@@ -145,16 +178,24 @@ func (o *output) show(line string) {
 }
 
 // wrap breaks a line at blanks; what follows stands two further in than the line began. A line that stands far in is let be.
-func wrap(line string, width int) (lines []string) {
+func wrap(line string, width int) []string {
 	text := strings.TrimLeft(line, " ")
 	indent := len(line) - len(text)
 	if utf8.RuneCountInString(line) <= width || indent > width/2 {
 		return []string{line}
 	}
-	now := line[:indent]
-	for i, word := range strings.Split(text, " ") { // blanks between columns stay
+	return breakAt(width, line[:indent], strings.Repeat(" ", indent+2), text)
+}
+
+// hang breaks a text into lines of the paper, the first behind head, the others behind rest.
+func hang(head, rest, text string) []string { return breakAt(width, head, rest, text) }
+
+// breakAt breaks a text at blanks; blanks between columns stay.
+func breakAt(width int, head, rest, text string) (lines []string) {
+	now := head
+	for i, word := range strings.Split(text, " ") {
 		if i > 0 && utf8.RuneCountInString(now)+1+utf8.RuneCountInString(word) > width {
-			lines, now = append(lines, strings.TrimRight(now, " ")), strings.Repeat(" ", indent+2)
+			lines, now = append(lines, strings.TrimRight(now, " ")), rest
 		} else if i > 0 {
 			now += " "
 		}

@@ -22,12 +22,7 @@ const (
 )
 
 // scale is how much of an ERP the demo's production is: some hundred thousand rows.
-const scale = 0.8
-
-// grantAll gives an application's role what it works with.
-func grantAll(role string) string {
-	return "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO " + role + "; GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO " + role
-}
+const scale = 0.7
 
 // newProduction starts the cluster and fills it.
 func newProduction(ctx context.Context, dir string) (*pgtest.Cluster, error) {
@@ -37,16 +32,14 @@ func newProduction(ctx context.Context, dir string) (*pgtest.Cluster, error) {
 		return nil, err
 	}
 	if err := c.Do(ctx, "postgres", "CREATE ROLE "+productionApp+" LOGIN PASSWORD '"+productionAppPassword+"'",
-		"CREATE DATABASE "+erp.Business, "CREATE DATABASE "+erp.Reporting, "CREATE DATABASE "+scratch); err != nil {
+		"CREATE DATABASE "+erp.Business+" OWNER "+productionApp, "CREATE DATABASE "+erp.Reporting+" OWNER "+productionApp, "CREATE DATABASE "+scratch); err != nil {
 		return nil, err
 	}
-	if err := erp.Fill(ctx, c.Connect, erp.Options{Seed: 1, Scale: scale, Name: "prod"}); err != nil {
+	err = erp.Fill(ctx, func(ctx context.Context, database string) (*pgx.Conn, error) {
+		return pgx.Connect(ctx, c.URL(productionApp, productionAppPassword, database))
+	}, erp.Options{Seed: 1, Scale: scale, Name: "prod"})
+	if err != nil {
 		return nil, err
-	}
-	for _, database := range []string{erp.Business, erp.Reporting} {
-		if err := c.Do(ctx, database, grantAll(productionApp)); err != nil {
-			return nil, err
-		}
 	}
 	return c, c.Do(ctx, scratch, `CREATE TABLE notes AS SELECT i, 'nobody needs this in a sandbox' AS note FROM generate_series(1, 1000) i`)
 }
@@ -92,7 +85,7 @@ type lostTable struct{ name, query string }
 // lostTables are in the order in which they refer to one another.
 var lostTables = []lostTable{
 	{"vendtable", "SELECT * FROM vendtable WHERE " + accidentCondition},
-	{"vendtrans", "SELECT t.* FROM vendtrans t JOIN vendtable v USING (dataareaid, accountnum) WHERE " + accidentCondition},
+	{"vendtrans", "SELECT t.* FROM vendtrans t JOIN vendtable v\n  USING (dataareaid, accountnum) WHERE " + accidentCondition},
 }
 
 // readLost counts and sums up the rows of the accident's condition, in a form that is the same wherever it is asked.

@@ -18,14 +18,15 @@ import (
 // plan shows what the restore would do, before anybody says yes.
 func (s *story) plan(ctx context.Context) error {
 	s.chapter("What a restore of the moment before it would do")
-	_, err := s.command(ctx, nil, "restore", "uat", "--xid", fmt.Sprint(s.loss.xid), "--before", "--plan")
+	_, err := s.command(ctx, []cut{{from: "What happens", to: "Databases that come", note: "(What happens, step by step and rule by rule, is left out here.)"}},
+		"restore", "uat", "--xid", fmt.Sprint(s.loss.xid), "--before", "--plan")
 	return err
 }
 
 func (s *story) restore(ctx context.Context) error {
 	s.chapter("The moment before it, in uat")
 	s.uat.probe.Reset()
-	took, err := s.command(ctx, []cut{{from: "last commit in it", to: "preflight", note: "(the plan, as above)"}, {from: "Left to do", to: "warning"}},
+	took, err := s.command(ctx, []cut{{from: "last commit in it", to: "preflight", note: "(The plan, as above.)"}, {from: "uat kept its own"}, {from: "What of uat could not"}, {from: "Left to do"}, {from: "warning"}},
 		"restore", "uat", "--xid", fmt.Sprint(s.loss.xid), "--before", "--yes")
 	if err != nil {
 		return err
@@ -34,11 +35,8 @@ func (s *story) restore(ctx context.Context) error {
 	if s.restored, s.result, err = s.succeeded(ctx); err != nil {
 		return err
 	}
-	s.check("uat kept answering", gap < 5*time.Second, fmt.Sprintf("%s answers meanwhile, none for %s at the cutover", count(answers), seconds(gap)))
+	s.check("uat kept answering", gap < 5*time.Second, fmt.Sprintf("%s times, silent for %s", count(answers), seconds(gap)))
 	s.fact("restore of the moment before", seconds(took))
-	for _, step := range s.restored.Steps {
-		s.fact("  "+step.Name, seconds(step.Ended.Sub(step.Began)))
-	}
 	s.fact("uat unreachable at the cutover", seconds(gap))
 	return nil
 }
@@ -65,7 +63,7 @@ func (s *story) succeeded(ctx context.Context) (o sandglass.Operation, r sandgla
 func (s *story) compare(ctx context.Context) error {
 	s.chapter("What came back")
 	conn, err := pgx.Connect(ctx, s.uatURL())
-	s.check("uat's own role logs in with its own password", err == nil, uatApp)
+	s.check("uat's role logs in with its own password", err == nil, uatApp)
 	if err != nil {
 		return fmt.Errorf("connect as %s: %w", uatApp, err)
 	}
@@ -74,13 +72,13 @@ func (s *story) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.check("the lost rows are there", got.rows() == s.loss.rows(), fmt.Sprintf("%s vendors, %s transactions", count(got.vendors), count(got.transactions)))
+	s.check("the lost rows are there", got.rows() == s.loss.rows(), fmt.Sprintf("%s vendors, %s postings", count(got.vendors), count(got.transactions)))
 	s.check("they are the same to the last byte", got.digest == s.loss.digest, got.digest)
 
 	_, err = pgx.Connect(ctx, s.uat.url(productionApp, productionAppPassword, "business"))
 	s.check("production's password opens nothing here", pgtest.SQLState(err) == "28P01" || pgtest.SQLState(err) == "28000", productionApp)
 	_, err = pgx.Connect(ctx, s.uat.url(uatApp, uatAppPassword, scratch))
-	s.check("the database without a role in uat did not come along", pgtest.SQLState(err) == "3D000", scratch)
+	s.check("a database without a role stayed out", pgtest.SQLState(err) == "3D000", scratch)
 
 	var left, since int64
 	prod, err := s.prod.Connect(ctx, "business")
@@ -91,7 +89,7 @@ func (s *story) compare(ctx context.Context) error {
 	if err := prod.QueryRow(ctx, "SELECT (SELECT count(*) FROM vendtable WHERE "+accidentCondition+"), (SELECT count(*) FROM vendtrans WHERE createdby = 'AP.CLERK')").Scan(&left, &since); err != nil {
 		return err
 	}
-	s.check("production was only read", left == 0 && since > 0, fmt.Sprintf("it goes on: %s postings since the start", count(since)))
+	s.check("production was only read", left == 0 && since > 0, fmt.Sprintf("%s new postings meanwhile", count(since)))
 	s.fact("rows found again", count(got.rows()))
 	return nil
 }

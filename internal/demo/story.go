@@ -40,9 +40,12 @@ func (s *story) tell(ctx context.Context) error {
 
 func (s *story) makeProduction(ctx context.Context) (err error) {
 	s.chapter("A production")
-	s.say("An ERP runs on PostgreSQL: the databases business and reporting, in the shape of\nDynamics 365, and people who post invoices. Sandglass will only ever read it.")
+	s.say("An ERP runs on PostgreSQL: the databases business and reporting, in the shape of Dynamics 365, and people who post invoices. Sandglass will only ever read it.")
 	begin := time.Now()
-	if s.prod, err = newProduction(ctx, s.Dir); err != nil {
+	done := s.busy("making it")
+	s.prod, err = newProduction(ctx, s.Dir)
+	done()
+	if err != nil {
 		return err
 	}
 	if _, err := s.prod.RecorderRole(ctx, recorderPassword); err != nil {
@@ -64,6 +67,7 @@ kind: production
 zone: Europe/Vienna
 databases: {business: business, reporting: reporting}
 versions: {application: 10.0.38, platform: "62", reporting: 10.0.38}
+hosts: [prod.nordwind.example]
 recording:
   connection: host=127.0.0.1 port=%d user=sandglass_recorder dbname=postgres
   password_file: %s
@@ -80,6 +84,13 @@ server:
   listen: 127.0.0.1
   port: %d
   source: prod
+  roles_map: {uat_app: [erp_app]}
+`
+
+// synchronize is added where psql is there to run the migration.
+const synchronize = `  synchronize:
+    command: [%s, --no-psqlrc, --quiet, --set=ON_ERROR_STOP=1, --single-transaction, --file=0042.sql]
+    folder: %s
 `
 
 // record starts the control plane, declares both environments and waits for the first image.
@@ -108,7 +119,18 @@ func (s *story) record(ctx context.Context) (err error) {
 	if err := writeFile(password, recorderPassword+"\n"); err != nil {
 		return err
 	}
-	if err := writeFile(file, fmt.Sprintf(declarations, s.prod.Port, password, s.uat.port)); err != nil {
+	text := fmt.Sprintf(declarations, s.prod.Port, password, s.uat.port)
+	if psql := filepath.Join(s.prod.Bin, "psql"); exists(psql) {
+		folder := filepath.Join(s.Dir, "migrations")
+		if err := os.Mkdir(folder, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(folder, "0042.sql"), []byte(migration), 0o644); err != nil {
+			return err
+		}
+		text, s.migrates = text+fmt.Sprintf(synchronize, psql, folder), true
+	}
+	if err := writeFile(file, text); err != nil {
 		return err
 	}
 	if _, err := s.command(ctx, nil, "apply", "-f", file); err != nil {
@@ -118,13 +140,16 @@ func (s *story) record(ctx context.Context) (err error) {
 	if _, err := s.command(ctx, nil, "record", "start", "prod"); err != nil {
 		return err
 	}
-	if err := s.await(ctx, 60*time.Second, "the first image of prod", func() (bool, error) {
+	done := s.busy("taking the first image")
+	err = s.await(ctx, 60*time.Second, "the first image of prod", func() (bool, error) {
 		w, err := s.client.Window(ctx, "prod")
 		if sandglass.CodeOf(err) == sandglass.CodeWindowEmpty {
 			return false, nil
 		}
 		return err == nil && len(w.Images) > 0 && !w.Earliest.IsZero(), err
-	}); err != nil {
+	})
+	done()
+	if err != nil {
 		return err
 	}
 	w, err := s.client.Window(ctx, "prod")
@@ -147,15 +172,18 @@ func (s *story) makeSandbox(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.uat.fill(ctx, func(ctx context.Context, database string) (*pgx.Conn, error) {
+	done := s.busy("filling it")
+	err = s.uat.fill(ctx, func(ctx context.Context, database string) (*pgx.Conn, error) {
 		return pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.Host, c.Port, c.User, database))
-	}); err != nil {
+	})
+	done()
+	if err != nil {
 		return fmt.Errorf("fill uat: %w", err)
 	}
 	if err := pgtest.Ask(ctx, s.uatURL(), probeQuery); err != nil {
 		return fmt.Errorf("ask uat: %w", err)
 	}
-	s.say("uat has vendors of its own, printers, servers, a mail relay and users of its own,\nand a role %s with a password that nobody else knows.\nFrom now on a client connects to it and asks, fifty times a second, without a pause.", uatApp)
+	s.say("uat has vendors of its own, printers, servers, a mail relay and users of its own, and a role %s with a password that nobody else knows. From now on a client connects to it and asks, again and again, without a pause.", uatApp)
 	s.uat.probe = pgtest.StartProbe(ctx, s.uatURL(), probeQuery)
 	return nil
 }
@@ -170,7 +198,7 @@ func (s *story) haveAccident(ctx context.Context) (err error) {
 		return err
 	}
 	s.statement("business", append(append([]string{"BEGIN"}, accidentStatements...), "COMMIT")...)
-	s.say("Vendors of group %s in the test company were meant, but AND dataareaid = 'test' was\nforgotten, and it is committed: %s vendors of all companies are gone from\nproduction, and %s open transactions of theirs.", erp.NewVendors, count(s.loss.vendors), count(s.loss.transactions))
+	s.say("Vendors of group %s in the test company were meant, but AND dataareaid = 'test' was forgotten, and it is committed: %s vendors of all companies are gone from production, and %s open transactions of theirs.", erp.NewVendors, count(s.loss.vendors), count(s.loss.transactions))
 	return nil
 }
 
@@ -199,8 +227,8 @@ func (s *story) findAccident(ctx context.Context) error {
 	if _, err := s.command(ctx, nil, "commits", "prod", "--min-rows", "1000"); err != nil {
 		return err
 	}
-	s.check("the window shows the transaction that did it", uint32(found.XID) == uint32(s.loss.xid) && deleted(found) == s.loss.rows(),
-		fmt.Sprintf("transaction %d, %s rows deleted", found.XID, count(deleted(found))))
+	s.check("the window shows which transaction did it", uint32(found.XID) == uint32(s.loss.xid) && deleted(found) == s.loss.rows(),
+		fmt.Sprintf("%d, %s rows deleted", found.XID, count(deleted(found))))
 	return nil
 }
 

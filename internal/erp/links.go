@@ -56,7 +56,7 @@ func (w *world) links() []filler {
 			r.s([]string{"TENANTID", "AADREALM", "SESSIONTIMEOUT"}[i], []string{w.tenant(), "spn:00000015-0000-0000-c000-000000000000", "60"}[i])
 		}},
 		{"powerbiconfig", "isenabled azureadauthorityuri tenantid clientid applicationkey redirecturl", 1, func(r *row, _ int) {
-			r.i(1).s("https://sts.example/common", w.tenant(), w.guid(72, 0), w.guid(74, 0), w.url("erp"))
+			r.i(1).s("https://sts.example/common", w.tenant(), w.guid(72, 0), w.guid(74, 0), "https://powerbi.example/redirect")
 		}},
 		{"provisioningmessagetable", "createdon message tenantid", 6, func(r *row, i int) {
 			r.t(firstDay.AddDate(0, i, 0)).s("Provisioned step "+fmt.Sprint(i+1), w.tenant())
@@ -122,7 +122,7 @@ func (w *world) encrypted() []filler {
 			r.s(fmt.Sprintf("HIRE%04d", i+1), w.partyName(w.vendors+w.customers+i), fmt.Sprintf("%04d-%06d", w.chance(30, i)%10000, w.chance(31, i)%1000000)).t(when(i, 40))
 		}},
 		{"sysoauthusertokens", "sid secureresource encryptedaccesstoken encryptedrefreshtoken expiredate", 60, func(r *row, i int) {
-			r.s("S-1-19-"+w.guid(42, i), w.url("graph"), w.guid(100, i)+w.guid(102, i), w.guid(104, i)+w.guid(106, i)).t(firstDay.AddDate(0, 0, days))
+			r.s("S-1-19-"+w.guid(42, i), "https://graph.example", w.guid(100, i)+w.guid(102, i), w.guid(104, i)+w.guid(106, i)).t(firstDay.AddDate(0, 0, days))
 		}},
 	}
 }

@@ -20,7 +20,7 @@ type Probe struct {
 	asked  int64
 }
 
-const probeEvery = 20 * time.Millisecond
+const probeEvery = 40 * time.Millisecond
 
 // StartProbe begins to ask the server at url the query, without a pause, until Stop.
 func StartProbe(ctx context.Context, url, query string) *Probe {
