@@ -180,7 +180,8 @@ func Outcome(c Code) (status, exit int) {
 	case c == CodeProductionUnreachable, c == CodeProductionPassword:
 		return 502, ExitUnreachable
 	case noun == "environment", noun == "moment", noun == "window", noun == "production", noun == "slot", noun == "history",
-		noun == "binaries", noun == "seal", noun == "preflight", noun == "undo", noun == "prune_plan", noun == "metadata", noun == "pack":
+		noun == "binaries", noun == "seal", noun == "preflight", noun == "undo", noun == "prune_plan", noun == "metadata", noun == "pack",
+		noun == "volume", c == "operation.nothing_to_retry":
 		return 409, ExitRefused
 	}
 	return 500, ExitFailed

@@ -43,6 +43,7 @@ var operationNext = map[State][]State{
 	Queued:  {Running, Cancelled},
 	Running: {Succeeded, Undoing, Failed, Cancelled},
 	Undoing: {Failed, Cancelled},
+	Failed:  {Undoing}, // a way back that was given up, taken up again
 }
 
 var stepNext = map[State][]State{
@@ -92,6 +93,7 @@ type Operation struct {
 	State       State           `json:"state"`
 	AskedBy     string          `json:"asked_by"`
 	Reason      string          `json:"reason,omitempty"`
+	Request     *Request        `json:"request,omitempty"` // all that was asked for
 	Created     time.Time       `json:"created"`
 	Began       time.Time       `json:"began,omitzero"`
 	Ended       time.Time       `json:"ended,omitzero"`

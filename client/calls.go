@@ -109,6 +109,11 @@ func (c *Client) Cancel(ctx context.Context, id string) (sandglass.Operation, er
 	return ask[sandglass.Operation](ctx, c, "POST", path("operations", id, "cancel"), nil)
 }
 
+// Retry goes on with a way back that was given up.
+func (c *Client) Retry(ctx context.Context, id string) (sandglass.Operation, error) {
+	return ask[sandglass.Operation](ctx, c, "POST", path("operations", id, "retry"), nil)
+}
+
 // Logs writes the operation's zip to w.
 func (c *Client) Logs(ctx context.Context, id string, w io.Writer) error {
 	r, err := c.send(ctx, http.MethodGet, path("operations", id, "logs"), nil)

@@ -18,7 +18,7 @@ import (
 )
 
 func newOps(a *app) *cobra.Command {
-	return group("ops", "List, show, watch and cancel operations, and fetch their logs", newOpsList(a), newOpsShow(a), newOpsWatch(a), newOpsCancel(a), newOpsLogs(a))
+	return group("ops", "List, show, watch and cancel operations, and fetch their logs", newOpsList(a), newOpsShow(a), newOpsWatch(a), newOpsCancel(a), newOpsRetry(a), newOpsLogs(a))
 }
 
 func newOpsList(a *app) *cobra.Command {
@@ -151,6 +151,30 @@ func newOpsWatch(a *app) *cobra.Command {
 			return a.follow(cl, o, a.zoneOrUTC(ctx, cl, o), nil)
 		})
 }
+
+func newOpsRetry(a *app) *cobra.Command {
+	return a.onOperation(&cobra.Command{Use: "retry ID", Short: "Go on with a way back that was given up",
+		Long: "Go on with the way back of an operation that ended with operation.undo_incomplete, once its cause is gone."},
+		func(ctx context.Context, cl *client.Client, id string) error {
+			o, err := cl.Retry(ctx, id)
+			if err != nil {
+				return err
+			}
+			if o, err = a.followSteps(cl, o); err != nil {
+				return err
+			}
+			if sandglass.CodeOf(o.Error) == codeUndoIncomplete {
+				return o.Error
+			}
+			return a.print(o, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "The %s is taken back; %s is as it was.\n", o.Kind, o.Environment)
+				return err
+			})
+		})
+}
+
+// codeUndoIncomplete is an operation whose way back was given up.
+const codeUndoIncomplete sandglass.Code = "operation.undo_incomplete"
 
 func newOpsCancel(a *app) *cobra.Command {
 	var noWait bool

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"filippo.io/age"
 	"golang.org/x/sync/errgroup"
@@ -50,6 +51,7 @@ type Control struct {
 	repo      *repo.Repository
 	store     *repo.Folder
 	recorders *recorders
+	forgot    time.Time // when the supervisor last removed old rows
 }
 
 // Run brings the control plane up and serves until ctx ends. Sandboxes outlive it.

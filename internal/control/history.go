@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"sandglass"
 	"sandglass/internal/db"
@@ -79,18 +80,53 @@ func (c *Control) importHistory(ctx context.Context) error {
 		return err
 	}
 	all, err := c.repo.Operations(ctx)
+	if sandglass.CodeOf(err) == sandglass.CodeRepositoryDamaged {
+		c.Log.Error("records of operations are damaged; see `sandglass repo verify`", "error", err)
+		err = nil
+	}
 	if err != nil {
 		return fmt.Errorf("read the repository's operations: %w", err)
 	}
+	n := 0
 	for _, o := range all {
-		if known[o.ID] {
+		if known[o.ID] || forgotten(o.ID, time.Now()) {
 			continue
 		}
 		if err := c.db.Do(ctx, func(tx *db.Tx) error { return tx.ImportOperation(ctx, c.Host, o) }); err != nil {
 			return err
 		}
+		n++
 	}
-	c.Log.Info("operations of before are known again, from the repository", "operations", missing)
+	c.Log.Info("operations of before are known again, from the repository", "operations", n)
+	return nil
+}
+
+// remembered is how long the metadata keeps finished operations and the audit. The repository keeps the records for ever.
+const remembered = 400 * 24 * time.Hour
+
+// forgotten says whether an operation began, by its ID, before what the metadata keeps.
+func forgotten(id string, now time.Time) bool {
+	const layout = "20060102t150405" // see engine's newID
+	if len(id) < len(layout) {
+		return false
+	}
+	began, err := time.Parse(layout, id[:len(layout)])
+	return err == nil && now.Sub(began) > remembered
+}
+
+// forget removes from the metadata, once a day, what is older than it keeps.
+func (c *Control) forget(ctx context.Context) error {
+	if time.Since(c.forgot) < 24*time.Hour {
+		return nil
+	}
+	n, err := c.db.Forget(ctx, time.Now().Add(-remembered))
+	if err != nil {
+		return err
+	}
+	c.forgot = time.Now()
+	if n > 0 {
+		c.Log.Info("removed old operations and audit rows from the metadata", "rows", n)
+	}
 	return nil
 }
 
@@ -101,7 +137,7 @@ func (c *Control) missingOperations(ctx context.Context, known map[string]bool) 
 			return 0, fmt.Errorf("list the repository's operations: %w", err)
 		}
 		id, isRecord := strings.CutSuffix(strings.TrimPrefix(object.Key, "operation/"), "/record")
-		if isRecord && !known[id] {
+		if isRecord && !known[id] && !forgotten(id, time.Now()) {
 			n++
 		}
 	}

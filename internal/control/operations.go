@@ -65,6 +65,11 @@ func (c operations) Cancel(ctx context.Context, id, by string) (sandglass.Operat
 	return c.engine.Cancel(ctx, id, by)
 }
 
+// Retry goes on with a way back that was given up, once its cause is gone.
+func (c operations) Retry(ctx context.Context, id, by string) (sandglass.Operation, error) {
+	return c.engine.Retry(ctx, id, by)
+}
+
 type windows struct{ *Control }
 
 func (c windows) Window(ctx context.Context, name string) (sandglass.Window, error) {

@@ -22,7 +22,8 @@ func (c *Control) supervise(ctx context.Context) error {
 	defer tick.Stop()
 	log := c.logger("supervisor")
 	for {
-		for what, look := range map[string]func(context.Context) error{"sandboxes": c.keepRunning, "volumes": c.removeExpired, "peeks": c.closePeeks} {
+		for what, look := range map[string]func(context.Context) error{"sandboxes": c.keepRunning, "volumes": c.removeExpired, "peeks": c.closePeeks,
+			"history": c.forget} {
 			if err := look(ctx); err != nil && ctx.Err() == nil {
 				log.Error("could not look after "+what, "error", err)
 			}

@@ -45,6 +45,8 @@ func scanOperation(row pgx.CollectableRow) (Operation, error) {
 	err := row.Scan(&o.ID, &o.Host, &o.Exclusive, &o.Kind, &o.Environment, &o.Source, &o.State, &o.AskedBy, &o.Reason, &o.Created, &began, &ended, &o.Version,
 		&o.Cancelling, &o.NoReturn, &o.Request, &o.Plan, &o.Error, &o.Result, &o.Memory, &o.Steps, &o.Tries)
 	o.Created, o.Began, o.Ended = o.Created.UTC(), timeOf(began), timeOf(ended)
+	asked := o.Request
+	o.Operation.Request = &asked
 	for i := range o.Steps {
 		o.Steps[i].Began, o.Steps[i].Ended = o.Steps[i].Began.UTC(), o.Steps[i].Ended.UTC()
 	}
@@ -108,6 +110,9 @@ func (tx *Tx) ImportOperation(ctx context.Context, host string, o sandglass.Oper
 		return fmt.Errorf("import operation %s: it is %s, not finished", o.ID, o.State)
 	}
 	request := sandglass.Request{Kind: o.Kind, Environment: o.Environment, Source: o.Source, Reason: o.Reason}
+	if o.Request != nil {
+		request = *o.Request
+	}
 	tag, err := tx.Exec(ctx, `INSERT INTO sandglass.operation (id, host, exclusive, kind, environment, source, state, asked_by, reason, created, began, ended, version,
 			cancelling, no_return, request, plan, error, result)
 		VALUES ($1, $2, false, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, true, $14, $15, $16, $17) ON CONFLICT (id) DO NOTHING`,

@@ -29,6 +29,27 @@ func (q Queries) Audit(ctx context.Context, row AuditRow) error {
 	return wrap("write audit", err)
 }
 
+// Forget removes finished operations and audit rows from before a time, and says how many. What a volume that is there
+// still names stays, and so does a recent operation's audit.
+func (db *DB) Forget(ctx context.Context, before time.Time) (rows int64, err error) {
+	err = db.Do(ctx, func(tx *Tx) error {
+		for _, sql := range []string{
+			`DELETE FROM sandglass.operation o WHERE state IN ('succeeded', 'failed', 'cancelled') AND created < $1 AND ended < $1
+				AND NOT EXISTS (SELECT FROM sandglass.volume v WHERE v.operation = o.id AND v.state <> 'gone')`,
+			`DELETE FROM sandglass.audit a WHERE at < $1 AND NOT EXISTS (SELECT FROM sandglass.operation o WHERE o.id = a.operation)`,
+			`DELETE FROM sandglass.volume WHERE state = 'gone' AND created < $1`,
+		} {
+			tag, err := tx.Exec(ctx, sql, before)
+			if err != nil {
+				return fmt.Errorf("forget what is old: %w", err)
+			}
+			rows += tag.RowsAffected()
+		}
+		return nil
+	})
+	return rows, err
+}
+
 // Audits reads the newest rows first, of one environment or ("") of all.
 func (q Queries) Audits(ctx context.Context, environment string, limit int) ([]AuditRow, error) {
 	rows, err := q.q.Query(ctx, `SELECT id, at, who, what, environment, operation, detail FROM sandglass.audit

@@ -212,6 +212,60 @@ func TestUndoGivesUp(t *testing.T) {
 	}
 }
 
+func TestRetryOfAWayBack(t *testing.T) {
+	var j journal
+	var mended atomic.Bool
+	var ends atomic.Int64
+	steps := j.steps("a", "b", "c")
+	steps[2].Do = func(context.Context, *engine.Run) error {
+		return &sandglass.Error{Code: sandglass.CodeHealthFailed, Message: "It is not well."}
+	}
+	steps[1].Undo = func(context.Context, *engine.Run) error {
+		if mended.Load() {
+			return nil
+		}
+		return errors.New("not yet")
+	}
+	e := newEngine(t, open(t), engine.Config{UndoTries: 1}, engine.Workflow{Kind: "toy", Steps: steps,
+		Finished: func(context.Context, *engine.Run) error { ends.Add(1); return nil }})
+	run(t, e)
+	o := await(t, e, start(t, e, "toy").ID, finished)
+	if got, want := show(o), "failed operation.undo_incomplete a=done b=failed c=undone"; got != want {
+		t.Fatalf("got %s, want %s", got, want)
+	}
+	retry := func() (err error) { // its end may not be written yet
+		for range 100 {
+			if _, err = e.Retry(t.Context(), o.ID, "anna"); sandglass.CodeOf(err) != sandglass.CodeEnvironmentBusy {
+				return err
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		return err
+	}
+	if err := retry(); err != nil {
+		t.Fatal(err)
+	}
+	o = await(t, e, o.ID, finished)
+	if got, want := show(o), "failed operation.undo_incomplete a=done b=failed c=undone"; got != want {
+		t.Errorf("while the cause is there: got %s, want %s", got, want)
+	}
+	mended.Store(true)
+	if err := retry(); err != nil {
+		t.Fatal(err)
+	}
+	o = await(t, e, o.ID, finished)
+	if got, want := show(o), "failed "+string(sandglass.CodeHealthFailed)+" a=undone b=undone c=undone"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if err := retry(); sandglass.CodeOf(err) != engine.CodeNothingToRetry {
+		t.Errorf("once more: %v", err)
+	}
+	if ends.Load() < 2 {
+		t.Errorf("its end was told %d times", ends.Load())
+	}
+	await(t, e, start(t, e, "toy").ID, finished) // the environment is free
+}
+
 func TestFinishedIsRepeated(t *testing.T) {
 	var j journal
 	var tries atomic.Int64

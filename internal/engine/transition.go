@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -125,7 +126,7 @@ func (e *Engine) leftSomething(o *db.Operation, i int) bool {
 // giveUp ends an operation whose step i could not be undone. Earlier steps stay as they are:
 // to undo them under a step that is still in place could do more harm.
 func (e *Engine) giveUp(ctx context.Context, tx *db.Tx, o *db.Operation, i int, why *sandglass.Error) error {
-	o.Steps[i].Error = why
+	o.Steps[i].Error = cmp.Or(o.Steps[i].Error, why) // what went wrong first says more
 	if err := stepBecome(ctx, tx, o, i, sandglass.Failed); err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func (e *Engine) giveUp(ctx context.Context, tx *db.Tx, o *db.Operation, i int, 
 	}
 	o.Error = &sandglass.Error{Code: CodeUndoFailed, Op: string(o.Kind),
 		Message: fmt.Sprintf("The operation ended early (%s) and could not be taken back: %s Left as they are: %s.", o.Error.Message, why.Message, strings.Join(left, ", ")),
-		Remedy:  fmt.Sprintf("See `sandglass operation logs %s`; once the cause is gone, remove what was left or restore again.", o.ID)}
+		Remedy:  fmt.Sprintf("See `sandglass ops logs %[1]s`; once the cause is gone, go on with the way back: sandglass ops retry %[1]s", o.ID)}
 	return e.finish(ctx, tx, o, sandglass.Failed)
 }
 

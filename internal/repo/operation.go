@@ -4,6 +4,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -25,9 +26,11 @@ func (r *Repository) PutOperation(ctx context.Context, op sandglass.Operation) e
 	return firstStays(r.putJSON(ctx, operationPrefix(op.ID)+"record", op))
 }
 
-// Operations are all operations kept, oldest first.
+// Operations are all operations kept, oldest first. Records that are damaged are left out: they are named by an error of
+// CodeRepositoryDamaged, beside the others.
 func (r *Repository) Operations(ctx context.Context) ([]sandglass.Operation, error) {
 	var out []sandglass.Operation
+	var damage []error
 	for obj, err := range r.store.List(ctx, "operation/", "") {
 		if err != nil {
 			return nil, fmt.Errorf("list operations: %w", err)
@@ -36,12 +39,17 @@ func (r *Repository) Operations(ctx context.Context) ([]sandglass.Operation, err
 			continue
 		}
 		var op sandglass.Operation
-		if err := r.readJSON(ctx, obj.Key, &op); err != nil {
+		err = r.readJSON(ctx, obj.Key, &op)
+		switch {
+		case sandglass.CodeOf(err) == sandglass.CodeRepositoryDamaged:
+			damage = append(damage, err)
+		case err != nil:
 			return nil, err
+		default:
+			out = append(out, op)
 		}
-		out = append(out, op)
 	}
-	return out, nil
+	return out, errors.Join(damage...)
 }
 
 // PutOperationLog keeps the zip of an operation's logs; the first one stays.

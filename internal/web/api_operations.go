@@ -56,6 +56,10 @@ func (a *api) operations() {
 		func(ctx context.Context, in *OperationPath) (sandglass.Operation, error) {
 			return withSteps(a.Operations.Cancel(ctx, in.ID, askedBy(ctx)))
 		})
+	handle(a, route{id: "retry-operation", method: "POST", path: "/v1/operations/{id}/retry", status: http.StatusAccepted, summary: "Go on with a way back that was given up"},
+		func(ctx context.Context, in *OperationPath) (sandglass.Operation, error) {
+			return withSteps(a.Operations.Retry(ctx, in.ID, askedBy(ctx)))
+		})
 	a.operationLogs()
 }
 

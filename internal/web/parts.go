@@ -36,6 +36,8 @@ type Operations interface {
 	Wait(ctx context.Context, id string, after int64) (sandglass.Operation, error)
 	// Cancel asks the operation to stop and go back; operation.too_late_to_cancel, operation.finished.
 	Cancel(ctx context.Context, id, by string) (sandglass.Operation, error)
+	// Retry goes on with a way back that was given up; operation.nothing_to_retry.
+	Retry(ctx context.Context, id, by string) (sandglass.Operation, error)
 	// Logs writes a zip of the plan, the findings, each step's log, PostgreSQL's logs and the timings. An error
 	// before the first byte is answered as such.
 	Logs(ctx context.Context, id string, w io.Writer) error

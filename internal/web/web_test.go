@@ -272,6 +272,7 @@ func TestEveryCall(t *testing.T) {
 		return strings.HasPrefix(zip.String(), "PK"), err
 	})
 	try("cancel", sandglass.Cancelled, func() (any, error) { o, err := cl.Cancel(ctx, o.ID); return o.State, err })
+	try("retry", o.ID, func() (any, error) { o, err := cl.Retry(ctx, o.ID); return o.ID, err })
 	try("peeks", 1, func() (any, error) { p, err := cl.Peeks(ctx); return len(p), err })
 	try("peek", c.Peek, func() (any, error) { return cl.Peek(ctx, c.Peek.ID) })
 	try("end peek", nil, func() (any, error) { return nil, cl.EndPeek(ctx, c.Peek.ID) })

@@ -233,6 +233,17 @@ func (p operations) Cancel(_ context.Context, id, by string) (sandglass.Operatio
 	return o.Operation, nil
 }
 
+func (p operations) Retry(_ context.Context, id, by string) (sandglass.Operation, error) {
+	p.c.asked(by)
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	o, err := p.find(id)
+	if err != nil {
+		return sandglass.Operation{}, err
+	}
+	return o.Operation, p.c.Refuse
+}
+
 func (p operations) Logs(_ context.Context, id string, w io.Writer) error {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
