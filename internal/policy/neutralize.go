@@ -87,9 +87,22 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 		}
 		rest = rest[n:]
 	}
+	if err := st.Connect.in(ctx, home, func(conn *pgx.Conn) error { return flush(ctx, conn) }); err != nil {
+		return j.report, fmt.Errorf("flush what was done: %w", err)
+	}
 	j.progress("")
 	j.report.Seconds = time.Since(began).Seconds()
 	return j.report, nil
+}
+
+// asynchronous spares a session the wait for the disk at each commit: an act and its record are
+// still lost or kept together, in order, and flush waits once, for all.
+const asynchronous = `SET synchronous_commit = off`
+
+// flush makes what other sessions have committed durable, with a commit of its own.
+func flush(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT pg_logical_emit_message(true, 'sandglass', 'neutralized')`)
+	return err
 }
 
 func newJob(st Staging, in Input) *job {
@@ -197,6 +210,9 @@ func (j *job) forgetOldTarget(ctx context.Context) error {
 
 // runIn runs the rules in one database.
 func (j *job) runIn(ctx context.Context, conn *pgx.Conn, database string, rules []rule) error {
+	if _, err := conn.Exec(ctx, asynchronous); err != nil {
+		return err
+	}
 	if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return j.beginIn(ctx, tx) }); err != nil {
 		return fmt.Errorf("make schema sandglass in database %q: %w", database, err)
 	}

@@ -66,8 +66,13 @@ func makeBig(t testing.TB) (*pgtest.Cluster, policy.Input) {
 	c.Exec(t, "shop", bigSQL)
 	c.Exec(t, "shop", `VACUUM ANALYZE`) // now the free space is known
 	contact(t, c)
+	return c, bigInput(t)
+}
+
+func bigInput(t testing.TB) policy.Input {
+	t.Helper()
 	databases := map[string]string{"business": "shop"}
-	return c, policy.Input{Run: "20261122t190000-bigg", Range: 12 * 8192, Source: sandglass.Environment{Name: "prod", Databases: databases},
+	return policy.Input{Run: "20261122t190000-bigg", Range: 12 * 8192, Source: sandglass.Environment{Name: "prod", Databases: databases},
 		Environment: sandglass.Environment{Name: "uat", Databases: databases}, Packs: []pack.Pack{ownPack(t, bigRules())}}
 }
 

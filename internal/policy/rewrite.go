@@ -86,7 +86,7 @@ func (j *job) inSessions(ctx context.Context, conn *pgx.Conn, work []func(contex
 	g, ctx := errgroup.WithContext(ctx)
 	session := func(conn *pgx.Conn) error {
 		// The sessions may wait for each other, and nobody else is here. Indexes are sorted in memory.
-		if _, err := conn.Exec(ctx, `SET lock_timeout = 0; SET maintenance_work_mem = '256MB'`); err != nil {
+		if _, err := conn.Exec(ctx, `SET lock_timeout = 0; SET maintenance_work_mem = '256MB'; `+asynchronous); err != nil {
 			return err
 		}
 		for do := range next {
