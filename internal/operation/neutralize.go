@@ -56,6 +56,9 @@ func (h *Host) inspect(ctx context.Context, run *engine.Run) error {
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
+	if in.FromTarget, err = h.fromTarget(ctx, target, in.Target); err != nil {
+		return err
+	}
 	findings, facts, err := policy.Inspect(ctx, st, in)
 	if err != nil {
 		return err

@@ -168,7 +168,11 @@ func (i *inspector) quiet(ctx context.Context, conn *pgx.Conn, d *DatabaseFact) 
 	if err != nil {
 		return err
 	}
-	for _, f := range tables {
+	own, err := i.in.lookAtOwn(ctx, conn, d.Final)
+	if err != nil {
+		return err
+	}
+	for _, f := range append(tables, own...) {
 		i.add(f)
 	}
 	for _, p := range i.in.Packs {

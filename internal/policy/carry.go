@@ -317,6 +317,32 @@ func (j *job) sameConflicts(ctx context.Context, q querier, r rule, before map[s
 	return nil
 }
 
+// lookAtOwn finds how the tables of the rules keep and merge differ between the sandbox and the
+// untouched copy, whose database is not yet called as it will be.
+func (in Input) lookAtOwn(ctx context.Context, conn *pgx.Conn, database string) (all []sandglass.Finding, err error) {
+	rules := in.carryRules(database)
+	if len(rules) == 0 || in.FromTarget == nil {
+		return nil, nil
+	}
+	err = in.fromTarget(ctx, database, func(own pgx.Tx) error {
+		c := &carrier{job: newJob(Staging{}, in), database: database, rules: rules, outs: map[string]*outcome{}}
+		err := c.plan(ctx, conn, own)
+		if e, ok := errors.AsType[*sandglass.Error](err); ok {
+			all = append(all, sandglass.Finding{Code: e.Code, Level: sandglass.Stop, Message: e.Message, Remedy: e.Remedy})
+			return nil
+		}
+		for _, r := range rules {
+			if out := c.outs[r.name()]; out != nil {
+				for _, missed := range out.missed {
+					all = append(all, sandglass.Finding{Code: CodeCarryDrift, Level: sandglass.Warning, Message: missed, Remedy: fmt.Sprintf("The rule %s carries what it can. Bring the tables in line if that is not enough.", r.name())})
+				}
+			}
+		}
+		return err
+	})
+	return all, err
+}
+
 // CountCarried counts, in the running sandbox, the rows that each rule would carry, by the
 // rule's name (PACK/RULE). What can't be counted is left out.
 func CountCarried(ctx context.Context, in Input) map[string]int64 {

@@ -1,0 +1,182 @@
+// Carry-over when things change: in the sandbox after it was read, in the shape of its tables, or
+// because the work was killed; and when there is no sandbox yet, or a great many rows.
+
+package policy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"sandglass"
+	"sandglass/internal/pack"
+	"sandglass/internal/policy"
+)
+
+// TestCarryAgain restores again and again, each time with other tables on both sides, and lets
+// the sandbox's people change something in between.
+func TestCarryAgain(t *testing.T) {
+	t.Parallel()
+	c, own, in := twoClusters(t, "", "")
+	st := staging(c)
+	type scene struct {
+		name, copySQL, ownSQL, rules string
+		code                         sandglass.Code // of the first carrying
+		says                         string
+		first                        string // what the copy shows
+		change                       string // in the sandbox, before 8c
+		again                        sandglass.Code
+		last                         string
+	}
+	const a, id = "SELECT concat_ws(' ', id, v, w) FROM public.a ORDER BY id", "CREATE TABLE a (id int PRIMARY KEY, v text, w text UNIQUE); "
+	for n, s := range []scene{
+		{name: "nothing changes", copySQL: id + "INSERT INTO a VALUES (1, 'p')", ownSQL: id + "INSERT INTO a VALUES (2, 'o')", rules: ownRule("r", "a", "keep: target"), first: "2 o", last: "2 o"},
+		{name: "keep", copySQL: id, ownSQL: id + "INSERT INTO a VALUES (2, 'o'), (3, 'o')", rules: ownRule("r", "a", "keep: target"), first: "2 o, 3 o",
+			change: "DELETE FROM a WHERE id = 2; INSERT INTO a VALUES (4, 'n')", last: "3 o, 4 n"},
+		{name: "columns", copySQL: id + "INSERT INTO a VALUES (1, 'p', 'x'), (2, 'p', 'y')", ownSQL: id + "INSERT INTO a VALUES (1, 'o', 'own'), (7, 'o', NULL)", rules: ownRule("r", "a", "merge: target", "columns: [v]"),
+			first: "1 o x, 2 p y", change: "UPDATE a SET v = v || '2'; INSERT INTO a VALUES (2, 'late')", last: "1 o2 x, 2 late y"},
+		{name: "an added row goes again", copySQL: id + "INSERT INTO a VALUES (1, 'p')", ownSQL: id + "INSERT INTO a VALUES (2, 'o'), (3, 'o')", rules: ownRule("r", "a", "merge: target"),
+			first: "1 p, 2 o, 3 o", change: "DELETE FROM a WHERE id = 2", last: "1 p, 3 o"},
+		{name: "a replaced row goes", copySQL: id + "INSERT INTO a VALUES (1, 'p')", ownSQL: id + "INSERT INTO a VALUES (1, 'o')", rules: ownRule("r", "a", "merge: target"),
+			first: "1 o", change: "DELETE FROM a", again: policy.CodeCarryChanged, last: "1 o"},
+		{name: "a new conflict", copySQL: id + "INSERT INTO a VALUES (1, 'p', 'x')", ownSQL: id + "INSERT INTO a VALUES (2, 'o', 'y')", rules: ownRule("r", "a", "merge: target"),
+			first: "1 p x, 2 o y", change: "INSERT INTO a VALUES (3, 'o', 'x')", again: policy.CodeCarryChanged},
+		{name: "a known conflict", copySQL: id + "INSERT INTO a VALUES (1, 'p', 'x')", ownSQL: id + "INSERT INTO a VALUES (2, 'o', 'x')", rules: ownRule("r", "a", "merge: target"),
+			first: "1 p x", change: "INSERT INTO a VALUES (3, 'n', 'z')", last: "1 p x, 3 n z"},
+		{name: "values change places", copySQL: id + "INSERT INTO a VALUES (1, 'p', 'x'), (2, 'p', 'y')", ownSQL: id + "INSERT INTO a VALUES (1, 'o', 'y'), (2, 'o', 'x')", rules: ownRule("r", "a", "merge: target"), first: "1 o y, 2 o x", last: "1 o y, 2 o x"},
+		{name: "stop on conflict", copySQL: id + "INSERT INTO a VALUES (1, 'p', 'x')", ownSQL: id + "INSERT INTO a VALUES (2, 'o', 'x')", rules: ownRule("r", "a", "merge: target", "on_conflict: stop"), code: policy.CodeCarryConflict, says: "same key as other rows of production (a_w_key)"},
+		{name: "an assertion that fails then", copySQL: id, ownSQL: id + "INSERT INTO a VALUES (1, 'o')", rules: ownRule("r", "a", "keep: target") + "assertions:\n  - name: q\n    why: t\n    database: business\n    query: SELECT count(*) FROM public.a WHERE v = 'bad'\n    expect: 0\n",
+			first: "1 o", change: "UPDATE a SET v = 'bad'", again: policy.CodeCarryChanged},
+		{name: "other types", copySQL: "CREATE TABLE a (id bigint PRIMARY KEY, v varchar(3), w date)", ownSQL: "CREATE TABLE a (id int PRIMARY KEY, v text, w text); INSERT INTO a VALUES (1, 'abc', '2026-01-02')", rules: ownRule("r", "a", "keep: target"), first: "1 abc 2026-01-02", last: "1 abc 2026-01-02"},
+		{name: "values that do not fit", copySQL: "CREATE TABLE a (id int PRIMARY KEY, v int, w text)", ownSQL: id + "INSERT INTO a VALUES (1, 'abc')", rules: ownRule("r", "a", "keep: target"), code: policy.CodeRuleFailed, says: "22P02"},
+		{name: "a column that must be given", copySQL: id + "ALTER TABLE a ADD must int NOT NULL", ownSQL: id + "INSERT INTO a VALUES (1)", rules: ownRule("r", "a", "keep: target"), code: policy.CodeCarryConflict, says: "column must"},
+		{name: "no table in the sandbox", copySQL: id + "INSERT INTO a VALUES (1)", ownSQL: "CREATE VIEW a AS SELECT 1 AS id", rules: ownRule("r", "a", "keep: target") + ownRule("m", "a", "merge: target"), first: "", last: ""},
+		{name: "no table in the copy", copySQL: id, ownSQL: id, rules: ownRule("r", "b", "keep: target"), code: policy.CodeTableMissing, says: "no table b"},
+		{name: "no primary key", copySQL: "CREATE TABLE a (id int, v text, w text)", ownSQL: id, rules: ownRule("r", "a", "merge: target"), code: policy.CodeTableUnfit, says: "no primary key"},
+		{name: "a key that is none", copySQL: "CREATE TABLE a (id int, v text, w text); INSERT INTO a VALUES (1, 'p'), (1, 'p')", ownSQL: id + "INSERT INTO a VALUES (1)", rules: ownRule("r", "a", "merge: target", "key: [id]"), code: policy.CodeTableUnfit, says: "The copy has several rows"},
+		{name: "a declared key", copySQL: "CREATE TABLE a (id int, v text, w text); INSERT INTO a VALUES (1, 'p', 'x'), (2, NULL, 'y'), (2, NULL, 'z')", ownSQL: id + "INSERT INTO a VALUES (8, 'p', 'o'), (9, NULL, 'q')", rules: ownRule("r", "a", "merge: target", "key: [v]"), first: "2 y, 2 z, 8 p o", last: "2 y, 2 z, 8 p o"},
+		{name: "a table named m", copySQL: "CREATE TABLE m (m int PRIMARY KEY, key text); INSERT INTO m VALUES (1, 'p'), (2, 'p'); CREATE VIEW a AS SELECT m AS id, key AS v, NULL AS w FROM m", ownSQL: "CREATE TABLE m (m int PRIMARY KEY, key text); INSERT INTO m VALUES (2, 'o')", rules: ownRule("r", "m", "merge: target"),
+			first: "1 p, 2 o", change: "INSERT INTO m VALUES (3, 'n')", last: "1 p, 2 o, 3 n"},
+		{name: "a refusing snapshot column", copySQL: id, ownSQL: id, rules: ownRule("r", "a", "keep: target", "where: nothing > 1"), code: policy.CodeRuleFailed, says: "nothing"},
+	} {
+		database := "shop"
+		if n > 0 {
+			database = "shop_uat"
+		}
+		in.Source.Databases = map[string]string{"business": database}
+		const clean = "DROP SCHEMA public CASCADE; CREATE SCHEMA public; "
+		own.Exec(t, "shop_uat", clean+s.ownSQL)
+		c.Exec(t, database, clean+s.copySQL)
+		in.Run, in.Packs = fmt.Sprintf("20261122t190000-%04d", n), []pack.Pack{ownPack(t, "rules:\n"+s.rules)}
+		report, err := policy.Neutralize(t.Context(), st, in)
+		if got := sandglass.CodeOf(err); s.code != "" && (got != s.code || !strings.Contains(sandglass.AsError(err).Message, s.says)) || s.code == "" && err != nil {
+			t.Errorf("%s: %v, want %s %s", s.name, err, s.code, s.says)
+		}
+		if s.code != "" || err != nil {
+			continue
+		}
+		shows := func(when, want string) {
+			t.Helper()
+			if got := ask(t, c, "shop_uat", a); got != want {
+				t.Errorf("%s, %s: %q, want %q (%v)", s.name, when, got, want, report.NotReapplied)
+			}
+		}
+		shows("first", s.first)
+		if stops := prove(t, st, in); stops != nil {
+			t.Errorf("%s: proof: %q", s.name, stops)
+		}
+		if s.change != "" {
+			own.Exec(t, "shop_uat", s.change)
+		}
+		again, err := policy.CarryAgain(t.Context(), st, in)
+		if sandglass.CodeOf(err) != s.again && (err != nil || s.again != "") {
+			t.Errorf("%s again: %v, want %s", s.name, err, s.again)
+			continue
+		}
+		if err == nil && (len(again.Rules) > 0) != (s.change != "") {
+			t.Errorf("%s again: %+v", s.name, again.Rules)
+		}
+		if s.again == "" {
+			shows("again", s.last)
+			if stops := prove(t, st, in); stops != nil {
+				t.Errorf("%s: proof again: %q", s.name, stops)
+			}
+		}
+	}
+}
+
+// TestCarryFirstAndMany: at a first restore production's rows go and nothing comes. Then a big
+// table comes as a stream, killed on the way, while the sandbox's people write to it.
+func TestCarryFirstAndMany(t *testing.T) {
+	t.Parallel()
+	const many = 100_000
+	c, own, in := twoClusters(t, carryCopy, strings.ReplaceAll(carryOwn, "INSERT INTO part VALUES", fmt.Sprintf("INSERT INTO part SELECT 'b', 100 + i, repeat('own row ', 125) FROM generate_series(1, %d) i; INSERT INTO part VALUES", many)))
+	in.Packs = []pack.Pack{carryPack(t)}
+	st, target, from := staging(c), in.Target, in.FromTarget
+	in.Target, in.FromTarget = nil, nil
+	report, err := policy.Neutralize(t.Context(), st, in)
+	if err != nil {
+		t.Fatal(err, c.Log())
+	}
+	const left = `SELECT concat_ws(' ', (SELECT count(*) FROM public.printer), (SELECT count(*) FROM public.part), (SELECT count(*) FROM public.base), (SELECT count(*) FROM public.param), (SELECT string_agg(id::text, ',') FROM public.person))`
+	if got := ask(t, c, "shop_uat", left); got != "0 1 0 3 9" {
+		t.Errorf("left after a first restore: %s", got)
+	}
+	if p := ruleReports(report)["printers"]; p.Rows != 0 || !strings.Contains(strings.Join(p.Notes, ";"), "no rows to keep; 3 rows of public.printer removed") {
+		t.Errorf("report: %+v", p)
+	}
+	if stops := prove(t, st, in); stops != nil {
+		t.Errorf("proof: %q", stops)
+	}
+
+	in.Run, in.Target, in.FromTarget = "20261122t190000-many", target, from
+	in.Source.Databases = in.Environment.Databases
+	client := own.Conn(t, "shop_uat")
+	ctx, kill := context.WithCancelCause(t.Context())
+	in.Progress = func(p sandglass.Progress) {
+		if strings.Contains(p.Note, "own rows") || strings.Contains(p.Note, "sandbox's own") {
+			go kill(errors.New("killed here"))
+		}
+	}
+	if _, err := policy.Neutralize(ctx, st, in); err == nil {
+		t.Log("the work was done before it could be killed")
+	}
+	in.Progress = nil
+	if err := errors.Join(c.Kill(), c.Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	// A writer is not held up, and what it writes later is not in the snapshot but is carried again.
+	if _, err := client.Exec(t.Context(), "BEGIN; UPDATE part SET what = 'being written' WHERE n = 8"); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if report, err = policy.Neutralize(t.Context(), st, in); err != nil {
+		t.Fatal(err, c.Log())
+	}
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > 48<<20 { // the rows are 100 MB
+		t.Errorf("the heap grew by %s for a table of 100 MB", sandglass.Bytes(grown))
+	}
+	if p := ruleReports(report)["parts"]; p.Rows != many+1 {
+		t.Errorf("report: %+v", p)
+	}
+	if _, err := client.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	const written = `SELECT count(*)::text FROM public.part WHERE what = 'being written'`
+	if got := ask(t, c, "shop_uat", written); got != "0" {
+		t.Errorf("what was not committed came along: %s", got)
+	}
+	if again, err := policy.CarryAgain(t.Context(), st, in); err != nil || len(again.Rules) != 7 {
+		t.Errorf("again: %+v %v", again, err)
+	}
+	if diff := cmp.Diff("1 "+fmt.Sprint(many+2), ask(t, c, "shop_uat", `SELECT (`+written+`) || ' ' || (SELECT count(*) FROM public.part)`)); diff != "" {
+		t.Error(diff)
+	}
+}
