@@ -90,7 +90,11 @@ func newRecordList(a *app) *cobra.Command {
 			case r.LastError != nil:
 				note = string(r.LastError.Code)
 			}
-			rows = append(rows, []string{e.Name, string(r.State), r.Slot, r.DurableLSN.String(), sandglass.Bytes(behind(r.ServerLSN, r.DurableLSN)).String(), string(r.LastImage), note})
+			durable, lag := "", ""
+			if r.ServerLSN != 0 {
+				durable, lag = r.DurableLSN.String(), sandglass.Bytes(behind(r.ServerLSN, r.DurableLSN)).String()
+			}
+			rows = append(rows, []string{e.Name, string(r.State), r.Slot, durable, lag, string(r.LastImage), note})
 		}
 		return a.print(recorders, func(w io.Writer) error {
 			return table(w, []string{"environment", "state", "slot", "durable", "behind", "last image", "note"}, rows, "slot", "durable")
