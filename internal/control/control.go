@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -114,45 +113,6 @@ func stateError(err error) error {
 		Message: fmt.Sprintf("The state folder can't be used: %v.", err), Remedy: "Run `sandglass serve` as its owner, on a disk that can be written, or name another with --state."}
 }
 
-// copyExecutable puts our binary where servers' owner can execute it, under a name of its content's
-// size and time, so that a server in recovery keeps the one it was started with.
-func (c *Config) copyExecutable() error {
-	if c.Executable == "" {
-		path, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("find our own binary: %w", err)
-		}
-		c.Executable = path
-	}
-	info, err := os.Stat(c.Executable)
-	if err != nil {
-		return fmt.Errorf("find our own binary: %w", err)
-	}
-	path := filepath.Join(c.State, "bin", fmt.Sprintf("sandglass-%x-%x", info.Size(), info.ModTime().UnixNano()))
-	if there, err := os.Stat(path); err == nil && there.Size() == info.Size() {
-		c.Executable = path
-		return nil
-	}
-	in, err := os.Open(c.Executable)
-	if err != nil {
-		return fmt.Errorf("copy our own binary: %w", err)
-	}
-	defer in.Close()
-	out, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
-	if err != nil {
-		return fmt.Errorf("copy our own binary: %w", err)
-	}
-	_, err = io.Copy(out, in)
-	if err = errors.Join(err, out.Chmod(0o755), out.Sync(), out.Close()); err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("copy our own binary: %w", err)
-	}
-	c.Executable = path
-	return nil
-}
-
 // openRepository opens the repository with the key, when it is there.
 func (c *Control) openRepository(ctx context.Context) error {
 	store, err := repo.NewFolder(c.Repository)
@@ -211,11 +171,18 @@ func (c *Control) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.removeTemporary()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.supervise(ctx) })
 	group.Go(func() error {
 		if err := c.importHistory(ctx); err != nil && ctx.Err() == nil { // nothing else needs it
 			c.Log.Error("operations of before could not be read from the repository", "error", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		if err := c.removeOldExecutables(ctx); err != nil && ctx.Err() == nil { // they only take room
+			c.Log.Warn("old copies of our binary could not be removed", "error", err)
 		}
 		return nil
 	})

@@ -67,10 +67,6 @@ func (c operations) Logs(ctx context.Context, id string, w io.Writer) error {
 
 // importHistory gives the metadata the finished operations that only the repository knows.
 func (c *Control) importHistory(ctx context.Context) error {
-	stale, _ := filepath.Glob(filepath.Join(c.State, logTemporary)) // of a process that was killed
-	for _, path := range stale {
-		os.Remove(path)
-	}
 	known, err := c.db.KnownOperations(ctx)
 	if err != nil {
 		return err
@@ -119,15 +115,35 @@ func (c *Control) forget(ctx context.Context) error {
 	if time.Since(c.forgot) < 24*time.Hour {
 		return nil
 	}
-	n, err := c.db.Forget(ctx, time.Now().Add(-remembered))
+	now := time.Now()
+	n, err := c.db.Forget(ctx, now.Add(-remembered))
 	if err != nil {
 		return err
 	}
-	c.forgot = time.Now()
+	folders, err := os.ReadDir(filepath.Join(c.State, "ops"))
+	for _, f := range folders {
+		if forgotten(f.Name(), now) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(c.State, "ops", f.Name())))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	c.forgot = now
 	if n > 0 {
 		c.Log.Info("removed old operations and audit rows from the metadata", "rows", n)
 	}
 	return nil
+}
+
+// removeTemporary removes what a process that was killed left on its way to the repository.
+func (c *Control) removeTemporary() {
+	for _, pattern := range []string{logTemporary, filepath.Join("recorder", drainTemporary)} {
+		stale, _ := filepath.Glob(filepath.Join(c.State, pattern))
+		for _, path := range stale {
+			os.RemoveAll(path)
+		}
+	}
 }
 
 // missingOperations counts, by names alone, the repository's records that the metadata has not.

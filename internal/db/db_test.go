@@ -262,6 +262,39 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// TestForget: what is old goes, except what a volume that is there still names; and an operation that comes back from
+// the repository has all that was asked for.
+func TestForget(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	request := sandglass.Request{Kind: sandglass.KindPeek, Environment: "uat", Reason: "why", TTL: sandglass.Duration(time.Minute), Moment: &sandglass.Moment{Kind: sandglass.AtXID, XID: 7}}
+	put := func(id string, age time.Duration, r *sandglass.Request) {
+		o := sandglass.Operation{ID: id, Kind: sandglass.KindPeek, Environment: "uat", State: sandglass.Succeeded, Created: now.Add(-age), Ended: now.Add(-age), Reason: "why", Request: r}
+		ok(t, d.Do(ctx, func(tx *db.Tx) error { return tx.ImportOperation(ctx, "h", o) }))
+	}
+	put("old", 3*time.Hour, nil)
+	put("old-with-volume", 3*time.Hour, nil)
+	put("new", time.Hour, &request)
+	ok(t, d.InsertVolume(ctx, db.Volume{Host: "h", Volume: sandglass.Volume{ID: "v1", Environment: "uat", Operation: "old-with-volume", Driver: "full", Path: "/v1", Major: 15}}))
+	ok(t, d.Audit(ctx, db.AuditRow{Who: "anna", What: "peek.asked", Operation: "new"}))
+	if n, err := d.Forget(ctx, now.Add(-2*time.Hour)); err != nil || n != 1 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+	known, err := d.KnownOperations(ctx)
+	ok(t, err)
+	if known["old"] || !known["old-with-volume"] || !known["new"] {
+		t.Errorf("left: %v", known)
+	}
+	o, err := d.Operation(ctx, "new")
+	ok(t, err)
+	if diff := cmp.Diff(request, o.Request); diff != "" {
+		t.Error(diff)
+	}
+	if rows, err := d.Audits(ctx, "", 10); err != nil || len(rows) != 1 {
+		t.Errorf("audit: %v, %v", rows, err)
+	}
+}
+
 // TestSubscribe: a change is heard after its commit, by its topic and by all, also when the
 // listening connection was lost in between.
 func TestSubscribe(t *testing.T) {

@@ -24,7 +24,9 @@ func (a *api) volumes() {
 		Force bool   `query:"force" doc:"Also when its last WAL could not be brought into the repository: moments are lost with it."`
 	}
 	handleNone(a, route{id: "drop-volume", method: "DELETE", path: "/v1/volumes/{id}", summary: "Remove a kept volume"},
-		func(ctx context.Context, in *volumePath) error { return a.Volumes.Drop(ctx, in.ID, in.Force, askedBy(ctx)) })
+		func(ctx context.Context, in *volumePath) error {
+			return a.Volumes.Drop(ctx, in.ID, in.Force, askedBy(ctx))
+		})
 }
 
 func (a *api) repository() {

@@ -1,0 +1,65 @@
+package repo_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sandglass"
+	"sandglass/internal/repo"
+)
+
+// A damaged record of an operation is named, and costs no other.
+func TestOperationsSkipDamage(t *testing.T) {
+	x := newFixture(t)
+	ctx := t.Context()
+	ttl := sandglass.Duration(time.Minute)
+	for _, id := range []string{"20260101t000000-aaaa", "20260102t000000-bbbb", "20260103t000000-cccc"} {
+		o := sandglass.Operation{ID: id, Kind: sandglass.KindPeek, State: sandglass.Succeeded, Request: &sandglass.Request{Kind: sandglass.KindPeek, TTL: ttl}}
+		if err := x.repo.PutOperation(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.flip(t, "operation/20260102t000000-bbbb/record", -1)
+	all, err := x.fresh(t).Operations(ctx)
+	wantCode(t, err, sandglass.CodeRepositoryDamaged)
+	if !strings.Contains(err.Error(), "20260102t000000-bbbb") {
+		t.Errorf("the damaged record is not named: %v", err)
+	}
+	if len(all) != 2 || all[0].ID != "20260101t000000-aaaa" || all[1].ID != "20260103t000000-cccc" || all[1].Request.TTL != ttl {
+		t.Errorf("%+v", all)
+	}
+}
+
+// What an environment left and came back to is read again as it was written.
+func TestAbsences(t *testing.T) {
+	x := newFixture(t)
+	ctx := t.Context()
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	inc := x.begin(t, "20260101t000000-turn", began)
+	at := func(minutes int) time.Time { return began.Add(time.Duration(minutes) * time.Minute) }
+	for range 2 { // again, after a crash
+		for _, err := range []error{
+			x.repo.LeaveIncarnation(ctx, inc.Environment, inc.ID, sandglass.Absence{From: at(10), LSN: 4711, Reason: "restore"}),
+			x.repo.ReturnIncarnation(ctx, inc.Environment, inc.ID, at(20)),
+			x.repo.LeaveIncarnation(ctx, inc.Environment, inc.ID, sandglass.Absence{From: at(30)}),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, err := x.fresh(t).Incarnation(ctx, inc.Environment, inc.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := got.Shown()
+	if len(got.Away) != 2 || got.Away[0] != (sandglass.Absence{From: at(10), To: at(20), LSN: 4711, Reason: "restore"}) || got.Current() ||
+		len(shown) != 2 || !shown[0].From.Equal(began) || !shown[0].To.Equal(at(10)) || !shown[1].From.Equal(at(20)) || !shown[1].To.Equal(at(30)) {
+		t.Errorf("%+v, shown %+v", got.Away, shown)
+	}
+	if report := x.verify(t, repo.VerifyOptions{State: filepath.Join(x.state, "verified")}); len(report.Damaged) > 0 {
+		t.Errorf("verify finds %+v", report.Damaged)
+	}
+}
