@@ -34,7 +34,7 @@ func Resolve(ctx context.Context, r Repository, env sandglass.Environment, m san
 	}
 	if len(s.branches) == 0 {
 		return sandglass.Range{}, s.refuse(sandglass.CodeWindowEmpty, time.Time{}, time.Time{},
-			"Nothing of this environment can be restored yet: no image of it is finished.", "Wait for the first image; `sandglass window` shows how far it is.")
+			"Nothing of this environment can be restored yet: no image of it is finished.", "Wait for the first image; `sandglass record ls` shows how far it is.")
 	}
 	switch m.Kind {
 	case sandglass.AtTime:
