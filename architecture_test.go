@@ -39,6 +39,7 @@ var directions = []direction{
 	{"internal/pgtest", "", false, "serves tests of Sandglass, which must not rest on Sandglass"},
 	{"internal/erp", "", false, "is an application's tables and rows, whoever fills them in"},
 	{"internal/demo", "client internal/pgtest internal/erp", false, "is a user of the public API, as any other"},
+	{"internal/search", "", false, "reads files, whatever they are"},
 	{"internal/preflight", "*", false, "asks every part"},
 	{"internal/operation", "*", false, "is the one place that knows all the adapters"},
 	{"internal/control", "*", false, "is what serve is"},

@@ -45,6 +45,11 @@ func (c *Client) Connect(ctx context.Context, name, database string) (sandglass.
 	return ask[sandglass.Connection](ctx, c, "GET", path("environments", name, "connection")+query("database", database), nil)
 }
 
+// CheckPack says what each rule and question of a pack meets in the environment's databases as they are now.
+func (c *Client) CheckPack(ctx context.Context, environment, pack string) ([]sandglass.RuleCheck, error) {
+	return ask[[]sandglass.RuleCheck](ctx, c, "GET", path("environments", environment, "packs", pack), nil)
+}
+
 // StartRecording begins to record; accept names refusals that are waived.
 func (c *Client) StartRecording(ctx context.Context, environment string, accept []sandglass.Code) ([]sandglass.Finding, error) {
 	body := struct {

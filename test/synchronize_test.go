@@ -1,11 +1,8 @@
 package test
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -78,21 +75,6 @@ func (m *migrations) fails(code sandglass.Code) sandglass.Operation {
 	return op
 }
 
-// file is one of an operation's logs, as people get them.
-func (m *migrations) file(op sandglass.Operation, name string) string {
-	m.t.Helper()
-	var b bytes.Buffer
-	must(m.t, m.Client.Logs(m.t.Context(), op.ID, &b))
-	z, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
-	must(m.t, err)
-	f, err := z.Open(name)
-	must(m.t, err)
-	defer f.Close()
-	text, err := io.ReadAll(f)
-	must(m.t, err)
-	return string(text)
-}
-
 func (m *migrations) query(sql string) string {
 	m.t.Helper()
 	got, err := m.Query(m.t.Context(), "uat", "shop", sql)
@@ -121,7 +103,7 @@ func TestSynchronize(t *testing.T) {
 	if op.State != sandglass.Succeeded {
 		t.Fatalf("ended as %s: %v", op.State, op.Error)
 	}
-	said := m.file(op, "synchronize.log")
+	said := zipped(m.t, m.System, op)["synchronize.log"]
 	for _, want := range []string{"level 7 as nobody in " + m.folder + " with --all", "role shop_owner", "not as sandglass", "no network", "read-only", "complaint"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the log does not say %q", want)
@@ -130,7 +112,7 @@ func TestSynchronize(t *testing.T) {
 	if strings.Contains(said, "REACHED") || t.Failed() {
 		t.Errorf("the migrations said:\n%s", said)
 	}
-	if report := m.file(op, "synchronize.json"); !strings.Contains(report, `"exit": 0`) || !strings.Contains(report, `"proof.login_roles"`) {
+	if report := zipped(m.t, m.System, op)["synchronize.json"]; !strings.Contains(report, `"exit": 0`) || !strings.Contains(report, `"proof.login_roles"`) {
 		t.Errorf("report: %s", report)
 	}
 	if got := m.query("SELECT sum(rating) || ' ' || (SELECT rolcanlogin FROM pg_roles WHERE rolname = 'shop_owner') || ' ' || (SELECT tableowner FROM pg_tables WHERE tablename = 'added') FROM app.vendors"); got != "3500 false shop_owner" {
@@ -215,7 +197,7 @@ func duplicateKey(t *testing.T, m *migrations, prod *pgtest.Cluster) {
 	if a := <-answers; a.err != nil || a.n < 100 {
 		t.Errorf("the client of the sandbox got %d answers, then %v", a.n, a.err)
 	}
-	if !strings.Contains(op.Error.Message, "Key (name)=(Acme) is duplicated") || !strings.Contains(m.file(op, "synchronize.log"), "Key (name)=(Acme) is duplicated") {
+	if !strings.Contains(op.Error.Message, "Key (name)=(Acme) is duplicated") || !strings.Contains(zipped(m.t, m.System, op)["synchronize.log"], "Key (name)=(Acme) is duplicated") {
 		t.Errorf("neither the error nor the log name the key: %s", op.Error.Message)
 	}
 	if got := m.query(state); got != before {

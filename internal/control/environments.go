@@ -359,3 +359,12 @@ func (c peeks) EndPeek(ctx context.Context, id, by string) error {
 	}
 	return c.host.ClosePeek(ctx, id)
 }
+
+// CheckPack says what a pack's rules meet in the environment's databases.
+func (c environments) CheckPack(ctx context.Context, name, pack string) ([]sandglass.RuleCheck, error) {
+	e, err := c.environment(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return c.host.CheckPack(ctx, e, pack)
+}

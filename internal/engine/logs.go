@@ -16,7 +16,7 @@ import (
 )
 
 // Logs writes a zip of an operation: operation.json, plan.json, each step's log and whatever
-// else its steps put in the operation's folder. On a host other than the operation's, the files are not there and only the first two are written.
+// else its steps put in the operation's folder, but what they keep encrypted. On a host other than the operation's, the files are not there and only the first two are written.
 func (e *Engine) Logs(ctx context.Context, id string, w io.Writer) error {
 	o, err := e.DB.Operation(ctx, id)
 	if err != nil {
@@ -40,7 +40,7 @@ func (e *Engine) Logs(ctx context.Context, id string, w io.Writer) error {
 	}
 	defer root.Close()
 	err = fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() || path == "operation.json" || path == "plan.json" {
+		if err != nil || !entry.Type().IsRegular() || path == "operation.json" || path == "plan.json" || filepath.Ext(path) == ".age" {
 			return err
 		}
 		return zipFile(z, root, path)

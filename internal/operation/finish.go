@@ -15,7 +15,7 @@ import (
 // finish writes what the operation came to. The new server is open, so nothing that goes wrong here
 // is a reason to go back: it is logged, and the result says less.
 func (h *Host) finish(ctx context.Context, run *engine.Run) error {
-	err := h.sumUp(ctx, run)
+	err := errors.Join(forgetSecrets(run), h.sumUp(ctx, run))
 	if err == nil {
 		return nil
 	}

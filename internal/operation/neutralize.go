@@ -66,7 +66,10 @@ func (h *Host) inspect(ctx context.Context, run *engine.Run) error {
 	if err := writeJSON(run.Dir, "inspect.json", map[string]any{"findings": findings, "facts": facts}); err != nil {
 		return err
 	}
-	return h.judge(ctx, run, findings, slices.Concat(run.Request.Accept, in.Environment.Accept))
+	if err := h.judge(ctx, run, findings, slices.Concat(run.Request.Accept, in.Environment.Accept)); err != nil {
+		return err
+	}
+	return h.keepSecrets(ctx, run, st, in)
 }
 
 // judge adds findings to the plan and fails with the first stop.

@@ -31,6 +31,7 @@ import (
 const (
 	fetchRate  = 250 << 20
 	replayRate = 120 << 20
+	searchRate = 500 << 20
 )
 
 // Plan says what the request would do. Refusals of the moment come back as stop findings, those
@@ -299,6 +300,8 @@ func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandgl
 	if f.Target.Server.Synchronize != nil {
 		add(synchronizeLine(f.Target))
 	}
+	add(sandglass.PlanLine{Step: "rehearse", What: "Search all files of the finished copy for production's host names, its roles' passwords and the values that rules call secret.",
+		Bytes: f.Image.Bytes, Seconds: float64(f.Image.Bytes) / searchRate})
 	if target.Recording {
 		add(sandglass.PlanLine{Step: "rehearse", What: "Take the first image of the sandbox's new history, from the stopped copy.", Bytes: f.Image.Bytes, Seconds: float64(f.Image.Bytes) / fetchRate})
 	}

@@ -62,6 +62,9 @@ func (h *Host) copyImage(ctx context.Context, run *engine.Run, m memory) error {
 
 // discard undoes stage: nothing of the volume stays, but the logs of its servers.
 func (h *Host) discard(ctx context.Context, run *engine.Run) error {
+	if err := forgetSecrets(run); err != nil {
+		return err
+	}
 	m, err := engine.Load[memory](run)
 	if err != nil || m.Volume == "" {
 		return err

@@ -45,6 +45,12 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil {
 		return err
 	}
+	if err := h.search(ctx, run, m, in); err != nil {
+		return err
+	}
+	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil { // where something was found, and accepted
+		return err
+	}
 	if target.Recording {
 		if err := h.adopt(ctx, run, &m); err != nil {
 			return err

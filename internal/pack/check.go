@@ -143,6 +143,9 @@ func (s source) action(at string, r Rule, written map[string]any) error {
 	if _, ok := written["where"]; ok && strings.TrimSpace(r.Where) == "" {
 		return s.bad(at+".where", "where is empty; leave it out to mean all rows")
 	}
+	if _, ok := written["secret"]; ok && (len(r.SecretColumns()) == 0 || slices.Contains(r.SecretColumns(), "") || has[0] == "insert") {
+		return s.bad(at+".secret", "secret is true, with set or clear, or a list of columns that production has values in")
+	}
 	here := at + "." + has[0]
 	switch has[0] {
 	case "keep", "merge":

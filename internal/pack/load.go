@@ -138,6 +138,7 @@ func Read(folder fs.FS, name string) (Pack, error) {
 		if err := s.check(part, all, file == "pack.yaml"); err != nil {
 			return Pack{}, err
 		}
+		s.places(&part)
 		if file != "pack.yaml" {
 			all.Versions = append(all.Versions, part.Versions...)
 			all.Rules = append(all.Rules, part.Rules...)

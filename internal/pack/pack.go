@@ -76,6 +76,9 @@ type Rule struct {
 	Where string `json:"where,omitempty" yaml:"where"`
 	// Required: a missing table or column is a failure; else it is reported. Default true.
 	Required *bool `json:"required,omitempty" yaml:"required"`
+	// Secret are columns whose values in production must not be left anywhere in the finished copy's files (prove.leak):
+	// true for those the rule changes, or a list. Default none.
+	Secret Columns `json:"secret,omitempty" yaml:"secret"`
 
 	Set    map[string]string   `json:"set,omitempty" yaml:"set"`     // column to SQL expression
 	Clear  []string            `json:"clear,omitempty" yaml:"clear"` // columns; NULL, or the type's empty value where NULL can't be
@@ -96,6 +99,10 @@ type Rule struct {
 
 	// Not done yet; a pack that uses it is refused.
 	Mask any `json:"-" yaml:"mask"`
+
+	// At is FILE:LINE of the rule, Lines of the values that columns are set to and of where.
+	At    string            `json:"-" yaml:"-"`
+	Lines map[string]string `json:"-" yaml:"-"`
 }
 
 // Target is the one value of Rule.Keep and Rule.Merge: whose rows they are.
@@ -114,6 +121,7 @@ type Question struct {
 	Required *bool  `json:"required,omitempty" yaml:"required"`
 	Query    string `json:"query" yaml:"query"`
 	Expect   string `json:"expect" yaml:"expect"` // the answer as text
+	At       string `json:"-" yaml:"-"`           // FILE:LINE of the query
 }
 
 // Text is something people are told. {source} and {target} stand for the environments' names.

@@ -198,3 +198,36 @@ func TestDocumentedExample(t *testing.T) {
 		t.Errorf("%+v %v", p, err)
 	}
 }
+
+// secret is true, for the columns that a rule changes, or a list; nothing else.
+func TestSecret(t *testing.T) {
+	const head = "pack: p\nversion: 1\ndatabases:\n  business:\n    what: it\nrules:\n  - name: r\n    why: w\n    database: business\n    table: t\n    "
+	for _, tt := range []struct {
+		rule string
+		want []string
+		line string // of the refusal
+	}{
+		{"clear: [b, a]", nil, ""},
+		{"clear: [b, a]\n    secret: true", []string{"b", "a"}, ""},
+		{"clear: [b, a]\n    secret: false", nil, "secret: false"},
+		{"set: {b: \"''\"}\n    secret: [b, c]", []string{"b", "c"}, ""},
+		{"empty: true\n    secret: [a]", []string{"a"}, ""},
+		{"empty: true\n    secret: true", nil, "secret: true"},
+		{"keep: target\n    secret: true", nil, "secret: true"},
+		{"insert: [{a: \"1\"}]\n    secret: [a]", nil, "secret: [a]"},
+		{"clear: [a]\n    secret: yes please", nil, "secret: yes please"},
+	} {
+		p, err := pack.Read(fstest.MapFS{"pack.yaml": {Data: []byte(head + tt.rule + "\n")}}, "p")
+		if tt.line != "" {
+			if sandglass.CodeOf(err) != pack.CodeInvalid || !strings.Contains(err.Error(), tt.line) {
+				t.Errorf("%s: %v", tt.rule, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tt.rule, err)
+		} else if diff := cmp.Diff(tt.want, p.Rules[0].SecretColumns()); diff != "" {
+			t.Errorf("%s: %s", tt.rule, diff)
+		}
+	}
+}

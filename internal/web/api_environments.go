@@ -43,6 +43,14 @@ func (a *api) environments() {
 		func(ctx context.Context, in *connectInput) (sandglass.Connection, error) {
 			return a.Environments.Connect(ctx, in.Environment, in.Database)
 		})
+	type packInput struct {
+		EnvironmentPath
+		Pack string `path:"pack" maxLength:"64" doc:"Name of the pack."`
+	}
+	handle(a, route{id: "check-pack", method: "GET", path: "/v1/environments/{environment}/packs/{pack}", summary: "What a pack's rules meet in its databases as they are now"},
+		func(ctx context.Context, in *packInput) ([]sandglass.RuleCheck, error) {
+			return list(a.Environments.CheckPack(ctx, in.Environment, in.Pack))
+		})
 }
 
 type applyInput struct {

@@ -21,6 +21,8 @@ type Environments interface {
 	Remove(ctx context.Context, name, by string) ([]sandglass.Finding, error)
 	// Connect says how a person reaches the environment's database; "" means its first.
 	Connect(ctx context.Context, name, database string) (sandglass.Connection, error)
+	// CheckPack says what each rule and question of a pack meets in the environment's databases as they are now; pack.not_found.
+	CheckPack(ctx context.Context, name, pack string) ([]sandglass.RuleCheck, error)
 }
 
 // Operations are the durable pieces of work. Errors: operation.not_found for an unknown id.

@@ -236,6 +236,7 @@ func TestEveryCall(t *testing.T) {
 		func() (any, error) { return cl.Apply(ctx, prod().Environment) })
 	try("environments", []sandglass.EnvironmentStatus{prod(), uat()}, func() (any, error) { return cl.Environments(ctx) })
 	try("environment", uat(), func() (any, error) { return cl.Environment(ctx, "uat") })
+	try("check pack", "shop/mails", func() (any, error) { v, err := cl.CheckPack(ctx, "uat", "shop"); return v[0].Rule, err })
 	try("connect", "erp", func() (any, error) { v, err := cl.Connect(ctx, "uat", "erp"); return v.Database, err })
 	try("start recording", true, func() (any, error) {
 		f, err := cl.StartRecording(ctx, "prod", []sandglass.Code{"production.slot_cap_unlimited"})

@@ -148,6 +148,11 @@ func (p environments) Connect(_ context.Context, name, database string) (sandgla
 		PSQL: []string{"psql", "host=localhost port=5433 dbname=" + database}}, err
 }
 
+func (p environments) CheckPack(_ context.Context, name, pack string) ([]sandglass.RuleCheck, error) {
+	_, err := p.c.environment(name)
+	return []sandglass.RuleCheck{{Rule: pack + "/mails", Kind: "rule", Database: "business", Table: "customer", At: pack + "/pack.yaml:7", Level: sandglass.OK, Rows: 3}}, err
+}
+
 type operations struct{ c *Control }
 
 func (p operations) Plan(_ context.Context, r sandglass.Request) (sandglass.Plan, error) {

@@ -1,0 +1,255 @@
+// The last proof: production's host names, its roles' passwords and the values of columns that rules call secret are
+// looked for in all files of the finished copy. What to look for is read before anything is changed, and kept
+// encrypted to the repository until the operation has ended.
+
+package operation
+
+import (
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"sandglass"
+	"sandglass/internal/engine"
+	"sandglass/internal/policy"
+	"sandglass/internal/search"
+)
+
+// CodeLeak is something of production that was found in the finished copy's files.
+const CodeLeak sandglass.Code = "prove.leak"
+
+// secretsFile is what to look for, in the operation's folder.
+const secretsFile = "secrets.age"
+
+// keepSecrets writes what to look for, while the copy still has it.
+func (h *Host) keepSecrets(ctx context.Context, run *engine.Run, st policy.Staging, in policy.Input) error {
+	secrets, err := policy.ReadSecrets(ctx, st, in)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(run.Dir, secretsFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("keep what to look for: %w", err)
+	}
+	defer f.Close()
+	w, err := h.Repository.Encrypt(f)
+	if err != nil {
+		return fmt.Errorf("keep what to look for: %w", err)
+	}
+	// The step ends after this is durable; a file that was cut off is written again.
+	if err := errors.Join(gob.NewEncoder(w).Encode(secrets), w.Close(), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("keep what to look for: %w", err)
+	}
+	run.Log.Info("read what must not be left in the copy", "values", len(secrets.Values))
+	return nil
+}
+
+func (h *Host) readSecrets(run *engine.Run) (secrets policy.Secrets, err error) {
+	f, err := os.Open(filepath.Join(run.Dir, secretsFile))
+	if err != nil {
+		return secrets, fmt.Errorf("read what to look for: %w", err)
+	}
+	defer f.Close()
+	r, err := h.Repository.Decrypt(f)
+	if err == nil {
+		err = gob.NewDecoder(r).Decode(&secrets)
+	}
+	if err != nil {
+		return secrets, fmt.Errorf("read what to look for: %w", err)
+	}
+	return secrets, nil
+}
+
+// forgetSecrets removes what to look for; the operation ends.
+func forgetSecrets(run *engine.Run) error {
+	if err := os.Remove(filepath.Join(run.Dir, secretsFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget what to look for: %w", err)
+	}
+	return nil
+}
+
+// Searched is what the search came to, as search.json in the operation's logs says it.
+type Searched struct {
+	Values  int      `json:"values"`       // looked for
+	Short   int      `json:"not_searched"` // too short, or too plain, to be told from anything else
+	Hosts   []string `json:"hosts"`
+	Cut     []string `json:"cut,omitempty"` // columns with more values than are looked for
+	Bytes   int64    `json:"bytes"`
+	Seconds float64  `json:"seconds"`
+	Found   []string `json:"found,omitempty"`
+}
+
+// search looks through the files of the cleanly stopped copy.
+func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.Input) error {
+	secrets, err := h.readSecrets(run)
+	if err != nil {
+		return err
+	}
+	target, err := h.environment(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
+		return err
+	}
+	report := Searched{Hosts: productionHosts(in.Source, in.Environment), Cut: secrets.Cut}
+	var names []string
+	var needles []search.Needle
+	add := func(of string, value []byte, word bool) {
+		if !search.Searchable(value) {
+			report.Short++
+			return
+		}
+		names, needles = append(names, of), append(needles, search.Needle{Value: value, Of: len(names), Word: word})
+	}
+	for _, host := range report.Hosts {
+		add("production's host "+host, []byte(host), true)
+	}
+	for _, s := range secrets.Values {
+		if !ownPassword(in.Target, string(s.Value)) {
+			add(s.Of, s.Value, false)
+		}
+	}
+	report.Values = len(needles)
+	began := time.Now()
+	hits, bytes, err := search.NewIndex(needles).Search(ctx, h.Volumes.Layout(m.Volume).Root, search.Options{MaxHits: 200, Progress: func(done int64) {
+		run.Progress(sandglass.Progress{Done: done, Total: max(done, m.Bytes), Unit: "bytes", Note: "looking for production's secrets in the files", ETA: -1})
+	}})
+	if err != nil {
+		return err
+	}
+	report.Bytes, report.Seconds = bytes, time.Since(began).Seconds()
+	for _, hit := range hits {
+		place, err := h.placeOf(ctx, run, hit.Path)
+		if err != nil {
+			return err
+		}
+		if what := names[hit.Of] + " in " + place; !slices.Contains(report.Found, what) {
+			report.Found = append(report.Found, what)
+		}
+	}
+	if err := writeJSON(run.Dir, "search.json", report); err != nil {
+		return err
+	}
+	run.Log.Info("searched the files", "values", report.Values, "not_searched", report.Short, "bytes", bytes, "seconds", report.Seconds, "found", len(report.Found))
+	accepted := slices.Concat(run.Request.Accept, in.Environment.Accept)
+	return h.judge(ctx, run, []sandglass.Finding{report.finding(slices.Contains(accepted, CodeLeak))}, accepted)
+}
+
+func (s Searched) finding(accepted bool) sandglass.Finding {
+	if len(s.Found) == 0 {
+		return sandglass.Finding{Code: CodeLeak, Level: sandglass.OK, Message: fmt.Sprintf("None of %d secrets of production is in the %s of the copy's files.", s.Values, sandglass.Bytes(s.Bytes))}
+	}
+	f := sandglass.Finding{Code: CodeLeak, Level: sandglass.Stop, Message: "Secrets of production are left in the copy's files: " + strings.Join(s.Found[:min(5, len(s.Found))], "; "),
+		Remedy: "Add a rule for what holds them (see docs/PACKS.md, secret), or accept it in the sandbox's declaration (accept: [" + string(CodeLeak) + "]). The whole list is search.json of the operation's logs."}
+	if n := len(s.Found) - 5; n > 0 {
+		f.Message += fmt.Sprintf("; and %d more", n)
+	}
+	f.Message += "."
+	if accepted {
+		f.Level = sandglass.Warning
+	}
+	return f
+}
+
+// ownPassword says whether a role of the sandbox has the very password, which then is its own.
+func ownPassword(t *policy.Target, verifier string) bool {
+	return t != nil && slices.ContainsFunc(t.Roles, func(r policy.Role) bool { return r.Password != nil && *r.Password == verifier })
+}
+
+// productionHosts are the names and addresses by which the source is known, but not those that the sandbox uses itself.
+func productionHosts(source, target sandglass.Environment) []string {
+	hosts := slices.Clone(source.Hosts)
+	if source.Recording != nil && source.Recording.Connection != "" {
+		if c, err := pgx.ParseConfig(source.Recording.Connection); err == nil {
+			hosts = append(hosts, c.Host)
+			for _, f := range c.Fallbacks {
+				hosts = append(hosts, f.Host)
+			}
+		}
+	}
+	var own []string
+	if s := target.Server; s != nil {
+		own = append(slices.Clone(s.HBA), s.Listen)
+		for _, v := range s.Settings {
+			own = append(own, v)
+		}
+	}
+	own = append(own, target.Hosts...)
+	slices.Sort(hosts)
+	return slices.DeleteFunc(slices.Compact(hosts), func(host string) bool {
+		ip := net.ParseIP(host)
+		return host == "" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || strings.EqualFold(host, "localhost") || ip != nil && (ip.IsLoopback() || ip.IsUnspecified()) ||
+			slices.ContainsFunc(own, func(text string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(host)) })
+	})
+}
+
+// placeOf says what a file of the volume is. The staging server is started for that once more.
+func (h *Host) placeOf(ctx context.Context, run *engine.Run, path string) (string, error) {
+	space, database, node := fileOf(path)
+	if node == "" {
+		return "the file " + path, nil
+	}
+	st, _, _, err := h.copyOf(ctx, run)
+	if err != nil {
+		return "", err
+	}
+	name := "postgres"
+	if database != "" {
+		conn, err := st.Connect(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		err = conn.QueryRow(ctx, `SELECT datname::text FROM pg_database WHERE oid = $1::text::oid`, database).Scan(&name)
+		conn.Close(context.WithoutCancel(ctx))
+		if err != nil {
+			return "the file " + path, nil // of a database that is gone
+		}
+	}
+	conn, err := st.Connect(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var what string
+	err = conn.QueryRow(ctx, `SELECT CASE relkind WHEN 'i' THEN 'the index ' WHEN 't' THEN 'the large values of ' ELSE '' END
+		|| coalesce((SELECT t.oid::regclass FROM pg_class t WHERE t.reltoastrelid = c.oid), c.oid::regclass)
+		FROM pg_class c WHERE oid = pg_filenode_relation($1::text::oid, $2::text::oid)`, space, node).Scan(&what)
+	if err != nil {
+		return "the file " + path, nil
+	}
+	if database != "" {
+		what += " of " + name
+	}
+	return what + " (" + path + ")", nil
+}
+
+// fileOf reads the path of a relation's file in a volume (storage/relpath in common/relpath.c): the tablespace's OID,
+// "0" for a database's own or the shared one, the database's, "" for shared relations, and the file's number.
+func fileOf(path string) (space, database, node string) {
+	parts := strings.Split(filepath.ToSlash(path), "/")
+	switch {
+	case len(parts) == 3 && parts[0] == "data" && parts[1] == "global":
+		space, node = "1664", parts[2] // GLOBALTABLESPACE_OID
+	case len(parts) == 4 && parts[0] == "data" && parts[1] == "base":
+		space, database, node = "0", parts[2], parts[3]
+	case len(parts) == 5 && parts[0] == "tablespaces":
+		space, database, node = parts[1], parts[3], parts[4]
+	}
+	node, _, _ = strings.Cut(node, ".")
+	node, _, _ = strings.Cut(node, "_")
+	if node == "" || strings.Trim(node, "0123456789") != "" || strings.Trim(space+database, "0123456789") != "" {
+		return "", "", ""
+	}
+	return space, database, node
+}

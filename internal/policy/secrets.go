@@ -1,0 +1,147 @@
+// What of production must be found nowhere in the finished copy, read while the copy still has it: passwords of roles,
+// and the values of columns that rules call secret.
+
+package policy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"sandglass/internal/pack"
+)
+
+// MaxSecret is how much of a value is looked for, bytes: a longer one is known by its beginning, which is in one piece
+// also where PostgreSQL keeps the value in pieces of its own (TOAST_MAX_CHUNK_SIZE in access/heaptoast.h).
+const MaxSecret = 1024
+
+// maxSecrets bounds the values of one column, so that a rule on a huge table can't take all memory.
+const maxSecrets = 1 << 20
+
+// Secret is a value of production.
+type Secret struct {
+	// Of says whose value it is, for people: "rule shop/keys, column public.settings.value" or "the password of role app".
+	Of    string
+	Value []byte
+}
+
+// Secrets are the values that must not be left. It is asked before Neutralize.
+type Secrets struct {
+	Values []Secret
+	// Cut names columns with more values than can be looked for.
+	Cut []string
+}
+
+// ReadSecrets reads them from the untouched copy.
+func ReadSecrets(ctx context.Context, st Staging, in Input) (Secrets, error) {
+	var s Secrets
+	var names []string
+	j := &job{st: st, in: in}
+	err := j.maintenance(ctx, func(conn *pgx.Conn) (err error) {
+		type row struct{ Name, Password string }
+		roles, err := structs[row](ctx, conn, `SELECT rolname::text, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL ORDER BY 1`)
+		if err != nil {
+			return err
+		}
+		for _, r := range roles {
+			s.Values = append(s.Values, Secret{"the password of production's role " + r.Name, []byte(r.Password)})
+		}
+		names, err = column(ctx, conn, `SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY 1`)
+		return err
+	})
+	if err != nil {
+		return s, fmt.Errorf("read secrets: %w", err)
+	}
+	keep, _, err := MapDatabases(in.Source, in.Environment, names)
+	if err != nil {
+		return s, err
+	}
+	for _, name := range names {
+		if keep[name] == "" || !in.hasSecrets(keep[name]) {
+			continue
+		}
+		err := st.Connect.in(ctx, name, func(conn *pgx.Conn) error { return s.read(ctx, conn, in, keep[name]) })
+		if err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (in Input) hasSecrets(database string) bool {
+	return slices.ContainsFunc(in.Packs, func(p pack.Pack) bool {
+		return slices.ContainsFunc(p.Rules, func(r pack.Rule) bool {
+			return in.Environment.Databases[r.Database] == database && len(r.SecretColumns()) > 0
+		})
+	})
+}
+
+// read reads the values that rules on one database call secret.
+func (s *Secrets) read(ctx context.Context, q querier, in Input, database string) error {
+	for _, p := range in.Packs {
+		for _, r := range p.Rules {
+			if in.Environment.Databases[r.Database] != database || len(r.SecretColumns()) == 0 {
+				continue
+			}
+			t, err := findTable(ctx, q, r.Table)
+			if err != nil {
+				return fmt.Errorf("read secrets: %w", err)
+			}
+			if t.Kind != "r" && t.Kind != "p" {
+				continue // Inspect says so
+			}
+			columns, err := t.columns(ctx, q, r.SecretColumns())
+			if err != nil {
+				return fmt.Errorf("read secrets: %w", err)
+			}
+			for _, c := range columns {
+				of := fmt.Sprintf("%s.%s (rule %s/%s)", t.Name, c.Name, p.Name, r.Name)
+				if err := s.column(ctx, q, r, t, c, of); err != nil {
+					return ruleError(rule{name: p.Name + "/" + r.Name, database: database}, database, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// column reads the values of one column, as the bytes that lie in the files.
+func (s *Secrets) column(ctx context.Context, q querier, r pack.Rule, t relation, c attribute, of string) error {
+	value := "convert_to(" + ident(c.Name) + "::text, getdatabaseencoding())"
+	switch c.Type {
+	case "bytea":
+		value = ident(c.Name)
+	case "uuid":
+		value = "uuid_send(" + ident(c.Name) + ")"
+	}
+	where := ident(c.Name) + " IS NOT NULL"
+	if r.Where != "" && !r.Carries() {
+		where += " AND (\n" + r.Where + "\n)"
+	}
+	rows, err := q.Query(ctx, fmt.Sprintf("SELECT DISTINCT substr(%s, 1, %d) FROM %s AS %s WHERE %s LIMIT %d", value, MaxSecret, t.Name, ident(bareName(r.Table)), where, maxSecrets+1))
+	if err != nil {
+		return err
+	}
+	values, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return err
+	}
+	if len(values) > maxSecrets {
+		s.Cut, values = append(s.Cut, of), values[:maxSecrets]
+	}
+	for _, v := range values {
+		s.Values = append(s.Values, Secret{of, v})
+	}
+	return nil
+}
+
+// bareName is a rule's table without its schema, by which a condition may name it.
+func bareName(table string) string {
+	if _, name, qualified := strings.Cut(table, "."); qualified {
+		return name
+	}
+	return table
+}

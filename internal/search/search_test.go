@@ -1,0 +1,148 @@
+package search_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"sandglass/internal/search"
+)
+
+func find(t *testing.T, folder string, needles ...search.Needle) []search.Hit {
+	t.Helper()
+	hits, _, err := search.NewIndex(needles).Search(t.Context(), folder, search.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hits
+}
+
+func write(t *testing.T, folder, name string, content []byte) {
+	t.Helper()
+	path := filepath.Join(folder, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A value is found wherever it lies: at the ends of files and across the pieces they are read in.
+func TestEverywhere(t *testing.T) {
+	const size = 66 << 20 // more than a piece
+	content := make([]byte, size)
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := 0; i < size; i += 8 {
+		if i/8192%3 != 0 { // every third page is empty
+			for j, v := 0, random.Uint64(); j < 8; j++ {
+				content[i+j] = byte(v >> (8 * j))
+			}
+		}
+	}
+	folder := t.TempDir()
+	var needles []search.Needle
+	var want []search.Hit
+	for i, at := range []int{0, 1600, 8191, 1<<20 - 20, 1<<20 + 500, 2<<20 - 7, 3<<20 - 1000, 64<<20 - 12, 64<<20 + 700, size - 2000, size - 17} {
+		value := []byte(fmt.Sprintf("value-%011d", random.Uint64N(1e11)))
+		if i%3 == 0 && at+900 < size {
+			value = append(value, bytes.Repeat([]byte("0123456789"), 50)...)
+		}
+		copy(content[at:], value)
+		needles = append(needles, search.Needle{Value: value, Of: i})
+		want = append(want, search.Hit{Path: "a/big", Offset: int64(at), Of: i})
+	}
+	write(t, folder, "a/big", content)
+	write(t, folder, "empty", nil)
+	if diff := cmp.Diff(want, find(t, folder, needles...)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What is like a needle is none: other beginnings and ends, and, for names, other names around it.
+func TestExactly(t *testing.T) {
+	folder := t.TempDir()
+	for i, tt := range []struct {
+		needle string
+		word   bool
+		in     string
+		want   int
+	}{
+		{"swordfish-1", false, "swordfish-2 swordfish- Swordfish-1", 0},
+		{"swordfish-1", false, "xswordfish-1x", 1},
+		{"aaaaaaaab1c", false, "aaaaaaaaaaaaaaaaab1c", 1},
+		{"\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08", false, "\x00\x00\x00\x00\x00\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08", 1},
+		{"db.prod.example", true, "host=db.prod.example port=5432", 1},
+		{"db.prod.example", true, "DB.PROD.EXAMPLE", 1},
+		{"DB.Prod.Example", true, "db.prod.example, DB.Prod.Example;", 2},
+		{"db.prod.example", true, "a.db.prod.example. The end", 1},
+		{"db.prod.example", true, "olddb.prod.example db.prod.examples db.prod.example.org", 0},
+		{"10.20.30.4", true, "10.20.30.41 110.20.30.4 1.10.20.30.4 10.20.30.4.5", 0},
+		{"10.20.30.4", true, "(10.20.30.4:5432)", 1},
+		{"short", false, "short short short", 0},
+		{"********-*", false, "********-*", 0},
+	} {
+		name := fmt.Sprintf("%02d", i)
+		write(t, folder, name+"/f", []byte(tt.in))
+		if got := find(t, filepath.Join(folder, name), search.Needle{Value: []byte(tt.needle), Word: tt.word}); len(got) != tt.want {
+			t.Errorf("%q in %q: %v, want %d hits", tt.needle, tt.in, got, tt.want)
+		}
+	}
+}
+
+// Many needles with the same beginning don't make it slow: each is known by what is its own.
+func TestAgainstPlainSearch(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	var needles []search.Needle
+	var content bytes.Buffer
+	for i := range 3000 {
+		value := fmt.Sprintf("https://erp.example/%d/%x", i%7, random.Uint32N(1<<24)+1<<24)
+		needles = append(needles, search.Needle{Value: []byte(value), Of: i})
+		if i%5 == 0 {
+			fmt.Fprintf(&content, "<%s>", value)
+		} else {
+			fmt.Fprintf(&content, "<https://erp.example/%d/%x>", i%7, random.Uint32N(1<<24)+2<<24)
+		}
+	}
+	folder := t.TempDir()
+	write(t, folder, "f", content.Bytes())
+	want := 0
+	for _, n := range needles {
+		want += bytes.Count(content.Bytes(), n.Value)
+	}
+	if got := find(t, folder, needles...); len(got) != want {
+		t.Errorf("%d hits, want %d", len(got), want)
+	}
+}
+
+func BenchmarkSearch(b *testing.B) {
+	folder := b.TempDir()
+	content := make([]byte, 256<<20)
+	random := rand.New(rand.NewPCG(5, 6))
+	for i := range content {
+		content[i] = "abcdefghijklmnopqrstuvwxyz @.0123456789"[random.Uint32N(39)]
+	}
+	if err := os.WriteFile(filepath.Join(folder, "f"), content, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{10, 100_000} {
+		var needles []search.Needle
+		for i := range n {
+			needles = append(needles, search.Needle{Value: fmt.Appendf(nil, "secret-%d-%x", i, random.Uint64()), Of: i})
+		}
+		index := search.NewIndex(needles)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.SetBytes(int64(len(content)))
+			for b.Loop() {
+				if hits, _, err := index.Search(b.Context(), folder, search.Options{Workers: 1}); err != nil || len(hits) > 0 {
+					b.Fatal(hits, err)
+				}
+			}
+		})
+	}
+}
