@@ -131,7 +131,7 @@ func Read(folder fs.FS, name string) (Pack, error) {
 			if part.Version < 1 {
 				return Pack{}, s.bad("$.version", "version is a number from 1 on, counted up with every change")
 			}
-			all = part
+			all = part // its lists are noted with their places below, which they share
 		} else if part.Name != "" || part.Version != 0 || part.What != "" || part.Databases != nil || part.Components != nil {
 			return Pack{}, s.bad("$", "pack, version, what, databases and components belong into pack.yaml")
 		}

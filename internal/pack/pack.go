@@ -51,6 +51,8 @@ type Database struct {
 	What string `json:"what" yaml:"what"`
 	// Required: an environment with this pack must name it; default true.
 	Required *bool `json:"required,omitempty" yaml:"required"`
+	// At is where the pack names it.
+	At Place `json:"-" yaml:"-"`
 }
 
 // VersionRule is a condition on the versions that source and target declare. Exactly one of
@@ -100,9 +102,8 @@ type Rule struct {
 	// Not done yet; a pack that uses it is refused.
 	Mask any `json:"-" yaml:"mask"`
 
-	// At is FILE:LINE of the rule, Lines of the values that columns are set to and of where.
-	At    string            `json:"-" yaml:"-"`
-	Lines map[string]string `json:"-" yaml:"-"`
+	// At is where the pack names the rule's table, Does where its action begins.
+	At, Does Place `json:"-" yaml:"-"`
 }
 
 // Target is the one value of Rule.Keep and Rule.Merge: whose rows they are.
@@ -121,7 +122,7 @@ type Question struct {
 	Required *bool  `json:"required,omitempty" yaml:"required"`
 	Query    string `json:"query" yaml:"query"`
 	Expect   string `json:"expect" yaml:"expect"` // the answer as text
-	At       string `json:"-" yaml:"-"`           // FILE:LINE of the query
+	At       Place  `json:"-" yaml:"-"`           // where the pack writes the query
 }
 
 // Text is something people are told. {source} and {target} stand for the environments' names.

@@ -1,44 +1,86 @@
-package pack
+// Where the items of a pack are written: what is found wrong with one only later, in a copy, is
+// quoted with its line too.
 
-// This file remembers where in its files a pack says what it says.
+package pack
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 )
 
-// places notes the line of each rule, of the values of its columns and of its condition, and of each question.
+// Place is a line of a pack's file. The zero Place is of a pack that was not read from files.
+type Place struct {
+	File string
+	Line int    // from 1
+	Text string // of the line, shortened
+}
+
+// String quotes the line.
+func (p Place) String() string {
+	if p.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s, line %d: %s", p.File, p.Line, p.Text)
+}
+
+// Quoted is the line in brackets after a blank, "" where there is none.
+func (p Place) Quoted() string {
+	if p.File == "" {
+		return ""
+	}
+	return " (" + p.String() + ")"
+}
+
+// quotes are how much of a line is quoted, characters.
+const quotes = 70
+
+// places notes in the part that was read from the file where its items are.
 func (s source) places(part *Pack) {
 	file, err := parser.ParseBytes(s.text, 0)
 	if err != nil {
-		return // the file was read already, so this is not
+		return // it was decoded a moment ago
 	}
 	for i := range part.Rules {
 		r, at := &part.Rules[i], fmt.Sprintf("$.rules[%d]", i)
-		r.At, r.Lines = s.line(file, at+".name"), map[string]string{"where": s.line(file, at+".where")}
-		for _, c := range sortedKeys(r.Set) {
-			r.Lines[c] = s.line(file, at+".set."+c)
-		}
+		r.At, r.Does = s.place(file, at+".table"), s.place(file, at+"."+r.Action())
 	}
-	for key, list := range map[string][]Question{"assertions": part.Assertions, "quiesce": part.Quiesce} {
-		for i := range list {
-			list[i].At = s.line(file, fmt.Sprintf("$.%s[%d].query", key, i))
+	for i := range part.Assertions {
+		part.Assertions[i].At = s.place(file, fmt.Sprintf("$.assertions[%d].query", i))
+	}
+	for i := range part.Quiesce {
+		part.Quiesce[i].At = s.place(file, fmt.Sprintf("$.quiesce[%d].query", i))
+	}
+	for role, d := range part.Databases {
+		d.At = s.place(file, "$.databases."+role)
+		// The node is what stands behind the role, often on the line below it.
+		if lines := strings.Split(string(s.text), "\n"); d.At.Line > 1 && !strings.Contains(d.At.Text, role+":") && strings.Contains(lines[d.At.Line-2], role+":") {
+			d.At.Line, d.At.Text = d.At.Line-1, strings.TrimSpace(lines[d.At.Line-2])
 		}
+		part.Databases[role] = d
 	}
 }
 
-// line is FILE:LINE of what is at the YAML path, or only the file.
-func (s source) line(file *ast.File, at string) string {
+func (s source) place(file *ast.File, at string) Place {
 	path, err := yaml.PathString(at)
 	if err != nil {
-		return s.name
+		return Place{}
 	}
 	node, err := path.FilterFile(file)
-	if err != nil || node.GetToken() == nil {
-		return s.name
+	if err != nil || node == nil || node.GetToken() == nil {
+		return Place{}
 	}
-	return fmt.Sprintf("%s:%d", s.name, node.GetToken().Position.Line)
+	line := node.GetToken().Position.Line
+	lines := strings.Split(string(s.text), "\n")
+	if line < 1 || line > len(lines) {
+		return Place{}
+	}
+	text := []rune(strings.TrimSpace(lines[line-1]))
+	if len(text) > quotes {
+		text = append(text[:quotes-1], '…')
+	}
+	return Place{File: s.name, Line: line, Text: string(text)}
 }

@@ -22,7 +22,7 @@ func (p Pack) Check(source, target sandglass.Environment) []sandglass.Finding {
 	for _, role := range sortedKeys(p.Databases) {
 		if p.Databases[role].Must() && target.Databases[role] == "" {
 			all = append(all, sandglass.Finding{Code: CodeRoleMissing, Level: sandglass.Stop,
-				Message: fmt.Sprintf("%s has the pack %s, but names no database of the role %s (%s).", target.Name, p.Name, role, p.Databases[role].What),
+				Message: fmt.Sprintf("%s has the pack %s, but names no database of the role %s: %s%s.", target.Name, p.Name, role, p.Databases[role].What, p.Databases[role].At.Quoted()),
 				Remedy:  "Name it in `databases` of the declaration."})
 		}
 	}

@@ -137,7 +137,7 @@ func (a *act) clear(ctx context.Context, columns []attribute) error {
 		}
 		value, ok := emptyValue(c)
 		if !ok {
-			return &sandglass.Error{Code: CodeTableUnfit, Op: "neutralize", Message: fmt.Sprintf("The column %s of %s can't be NULL, and its type %s has no empty value.", c.Name, a.table.Name, c.Type),
+			return &sandglass.Error{Code: CodeTableUnfit, Op: "neutralize", Message: fmt.Sprintf("The column %s of %s can't be NULL, and its type %s has no empty value%s.", c.Name, a.table.Name, c.Type, a.rule.Does.Quoted()),
 				Remedy: fmt.Sprintf("Let the rule %s/%s set it instead.", a.pack.Name, a.rule.Name)}
 		}
 		sets, not = append(sets, ident(c.Name)+" = "+value), append(not, ident(c.Name)+"::text IS DISTINCT FROM ("+value+")::text")
@@ -221,7 +221,7 @@ func (a *act) empty(ctx context.Context) (err error) {
 		}
 		if emptied, err := a.emptied(ctx, k); err != nil || n > 0 && !emptied {
 			return cmp.Or(err, error(&sandglass.Error{Code: CodeTableReferenced, Op: "neutralize",
-				Message: fmt.Sprintf("%s can't be emptied: %d rows of %s refer to it (%s), and no rule empties that.", a.table.Name, n, k.ChildName, k.Name),
+				Message: fmt.Sprintf("%s can't be emptied: %d rows of %s refer to it (%s), and no rule empties that%s.", a.table.Name, n, k.ChildName, k.Name, a.rule.Does.Quoted()),
 				Remedy:  fmt.Sprintf("Add a rule that empties it too, or let %s/%s delete: then the rows that refer go along.", a.pack.Name, a.rule.Name)}))
 		}
 	}

@@ -41,7 +41,7 @@ func (p *prover) assert(ctx context.Context, conn *pgx.Conn, database string, ab
 			}
 			f := sandglass.Finding{Code: AssertionCode(pk, q), Level: sandglass.OK, Message: fmt.Sprintf("%s: holds.", q.Name)}
 			if wrong != "" {
-				f.Level, f.Message = sandglass.Stop, fmt.Sprintf("The assertion %s of %s does not hold: %s. %s", q.Name, pk.Name, wrong, q.Why)
+				f.Level, f.Message = sandglass.Stop, fmt.Sprintf("The assertion %s of %s does not hold: %s%s. %s", q.Name, pk.Name, wrong, q.At.Quoted(), q.Why)
 				f.Remedy = "The copy is discarded. Correct the pack's rules, or the assertion."
 				if p.in.Synchronized {
 					f.Remedy = "The copy is discarded. The sandbox's migrations brought this back; change them."
@@ -172,7 +172,7 @@ func (i *inspector) quiet(ctx context.Context, conn *pgx.Conn, d *DatabaseFact) 
 	if err != nil {
 		return err
 	}
-	for _, f := range append(tables, own...) {
+	for _, f := range slices.Compact(append(tables, own...)) {
 		i.add(f)
 	}
 	for _, p := range i.in.Packs {

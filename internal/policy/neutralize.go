@@ -305,7 +305,7 @@ func ruleError(r rule, database string, err error) error {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		said = " (SQLSTATE " + pgErr.Code + ")"
 		if r.database != "" {
-			said = ": " + refusal(pgErr)
+			said = ": " + refusal(pgErr) + r.at.Quoted()
 		}
 	}
 	return &sandglass.Error{Code: CodeRuleFailed, Op: "neutralize",

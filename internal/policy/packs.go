@@ -74,7 +74,7 @@ func (in Input) packDatabases() []string {
 
 func packRule(p pack.Pack, r pack.Rule, database string) rule {
 	name := p.Name + "/" + r.Name
-	return rule{name: name, what: DescribeRule(r, database), why: r.Why, database: database,
+	return rule{name: name, what: DescribeRule(r, database), why: r.Why, database: database, at: r.Does,
 		plain: func(ctx context.Context, j *job, conn *pgx.Conn, o *outcome) error {
 			return j.inRanges(ctx, conn, p, r, o)
 		},
@@ -151,10 +151,10 @@ func fits(p pack.Pack, r pack.Rule, t relation, there []attribute) ([]attribute,
 	rule := p.Name + "/" + r.Name
 	switch {
 	case t.OID == 0:
-		f.Code, f.Message = CodeTableMissing, fmt.Sprintf("There is no table %s, which the rule %s is about.", r.Table, rule)
+		f.Code, f.Message = CodeTableMissing, fmt.Sprintf("There is no table %s, which the rule %s is about%s.", r.Table, rule, r.At.Quoted())
 		return nil, f
 	case t.Kind != "r" && t.Kind != "p":
-		f.Code, f.Level, f.Message = CodeTableUnfit, sandglass.Stop, fmt.Sprintf("%s, which the rule %s is about, is no table.", t.Name, rule)
+		f.Code, f.Level, f.Message = CodeTableUnfit, sandglass.Stop, fmt.Sprintf("%s, which the rule %s is about, is no table%s.", t.Name, rule, r.At.Quoted())
 		f.Remedy = fmt.Sprintf("Correct the pack %s: rules are about tables.", p.Name)
 		return nil, f
 	}
@@ -165,7 +165,7 @@ func fits(p pack.Pack, r pack.Rule, t relation, there []attribute) ([]attribute,
 		case i < 0:
 			missing = append(missing, name)
 		case there[i].Generated:
-			f.Code, f.Level, f.Message = CodeTableUnfit, sandglass.Stop, fmt.Sprintf("The column %s of %s is generated, so the rule %s can't change it.", name, t.Name, rule)
+			f.Code, f.Level, f.Message = CodeTableUnfit, sandglass.Stop, fmt.Sprintf("The column %s of %s is generated, so the rule %s can't change it%s.", name, t.Name, rule, r.Does.Quoted())
 			f.Remedy = fmt.Sprintf("Correct the pack %s: change the columns it is generated from.", p.Name)
 			return nil, f
 		}
@@ -173,6 +173,6 @@ func fits(p pack.Pack, r pack.Rule, t relation, there []attribute) ([]attribute,
 	if missing == nil {
 		return there, nil
 	}
-	f.Code, f.Message = CodeColumnMissing, fmt.Sprintf("%s has no column %s, which the rule %s is about.", t.Name, strings.Join(missing, ", "), rule)
+	f.Code, f.Message = CodeColumnMissing, fmt.Sprintf("%s has no column %s, which the rule %s is about%s.", t.Name, strings.Join(missing, ", "), rule, r.Does.Quoted())
 	return there, f
 }

@@ -118,7 +118,7 @@ func TestPackRules(t *testing.T) {
 	for _, r := range report.Rules {
 		notes[r.Rule] = strings.Join(r.Notes, "; ")
 	}
-	for rule, want := range map[string]string{"own/optional": "There is no table not_there", "own/drift": "no column gone_column", "own/closure": "rows of public.invoice referred"} {
+	for rule, want := range map[string]string{"own/optional": "There is no table not_there, which the rule own/optional is about (own/pack.yaml, line ", "own/drift": "no column gone_column", "own/closure": "rows of public.invoice referred"} {
 		if !strings.Contains(notes[rule], want) {
 			t.Errorf("notes of %s: %q", rule, notes[rule])
 		}
@@ -134,22 +134,23 @@ func TestPackRefusals(t *testing.T) {
 		name, yaml string
 		code       sandglass.Code
 		says       string
+		quotes     string // the line of the pack
 	}{
-		{"missing required table", ownRule("r", "not_there", "empty: true"), policy.CodeTableMissing, "no table not_there"},
-		{"missing required column", ownRule("r", "part", "clear: [nothing]"), policy.CodeColumnMissing, "no column nothing"},
-		{"view", ownRule("r", "seen", "required: false", "clear: [mail]"), policy.CodeTableUnfit, "is no table"},
-		{"generated column", ownRule("r", "made", "clear: [low]"), policy.CodeTableUnfit, "is generated"},
-		{"no empty value", ownRule("r", "made", "clear: [born]"), policy.CodeTableUnfit, "has no empty value"},
-		{"failing expression", ownRule("r", "part", "set:", "  mail: no_such_function(mail)"), policy.CodeRuleFailed, "no_such_function"},
-		{"type mismatch", ownRule("r", "made", "set:", "  n: \"'2020-01-01'::date\""), policy.CodeRuleFailed, "type"},
-		{"division", ownRule("r", "made", "set:", "  n: 1 / 0"), policy.CodeRuleFailed, "22012"},
-		{"second statement", ownRule("r", "made", "where: 'true); DROP TABLE public.alone; SELECT (1'", "set:", "  n: 1"), policy.CodeRuleFailed, "42601"},
-		{"empty, but referred to", ownRule("r", "customer", "empty: true"), policy.CodeTableReferenced, "refer to it"},
-		{"identity", ownRule("r", "made", "set:", "  id: 5"), policy.CodeRuleFailed, "only be updated to DEFAULT"},
+		{"missing required table", ownRule("r", "not_there", "empty: true"), policy.CodeTableMissing, "no table not_there", "line 10: table: 'not_there'"},
+		{"missing required column", ownRule("r", "part", "clear: [nothing]"), policy.CodeColumnMissing, "no column nothing", "line 11: clear: [nothing]"},
+		{"view", ownRule("r", "seen", "required: false", "clear: [mail]"), policy.CodeTableUnfit, "is no table", "line 10: table: 'seen'"},
+		{"generated column", ownRule("r", "made", "clear: [low]"), policy.CodeTableUnfit, "is generated", "line 11: clear: [low]"},
+		{"no empty value", ownRule("r", "made", "clear: [born]"), policy.CodeTableUnfit, "has no empty value", "line 11: clear: [born]"},
+		{"failing expression", ownRule("r", "part", "set:", "  mail: no_such_function(mail)"), policy.CodeRuleFailed, "no_such_function", "line 12: mail: no_such_function(mail)"},
+		{"type mismatch", ownRule("r", "made", "set:", "  n: \"'2020-01-01'::date\""), policy.CodeRuleFailed, "type", "line 12: n: \"'2020-01-01'::date\""},
+		{"division", ownRule("r", "made", "set:", "  n: 1 / 0"), policy.CodeRuleFailed, "22012", "line 12: n: 1 / 0"},
+		{"second statement", ownRule("r", "made", "where: 'true); DROP TABLE public.alone; SELECT (1'", "set:", "  n: 1"), policy.CodeRuleFailed, "42601", "line 13: n: 1"},
+		{"empty, but referred to", ownRule("r", "customer", "empty: true"), policy.CodeTableReferenced, "refer to it", "line 11: empty: true"},
+		{"identity", ownRule("r", "made", "set:", "  id: 5"), policy.CodeRuleFailed, "only be updated to DEFAULT", "line 12: id: 5"},
 	} {
 		in.Packs = []pack.Pack{ownPack(t, "rules:\n"+refused.yaml)}
 		_, err := policy.Neutralize(t.Context(), st, in)
-		if got := sandglass.CodeOf(err); got != refused.code || !strings.Contains(sandglass.AsError(err).Message, refused.says) {
+		if got := sandglass.CodeOf(err); got != refused.code || !strings.Contains(sandglass.AsError(err).Message, refused.says) || !strings.Contains(sandglass.AsError(err).Message, "(own/pack.yaml, "+refused.quotes+")") {
 			t.Errorf("%s: %v", refused.name, err)
 		}
 	}
@@ -169,7 +170,7 @@ func TestPackRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	stops := strings.Join(prove(t, st, in), "\n")
-	for _, want := range []string{"proof.foreign_keys", "gave 5 rows", "gave 2 columns", "relation \"public.nowhere\" does not exist", "own/writes", "there is no table nowhere", "answer is NULL"} {
+	for _, want := range []string{"proof.foreign_keys", "gave 5 rows", "gave 2 columns", "relation \"public.nowhere\" does not exist", "own/writes", "there is no table nowhere", "answer is NULL", "gave 5 rows instead of one (own/pack.yaml, line 18: query: SELECT 0 FROM public.customer)"} {
 		if !strings.Contains(stops, want) {
 			t.Errorf("no %q in %s", want, stops)
 		}
@@ -182,7 +183,7 @@ func TestPackRefusals(t *testing.T) {
 		t.Errorf("a pack that was changed in between: %v", err)
 	}
 	in.Environment.Databases = map[string]string{"other": "shop"}
-	if _, err := policy.Neutralize(t.Context(), st, in); sandglass.CodeOf(err) != pack.CodeRoleMissing {
+	if _, err := policy.Neutralize(t.Context(), st, in); sandglass.CodeOf(err) != pack.CodeRoleMissing || !strings.Contains(err.Error(), "no database of the role business: the shop (own/pack.yaml, line 4: business:)") {
 		t.Errorf("a pack whose role the environment lacks: %v", err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
+
+	"sandglass/internal/pack"
 )
 
 // rule is one thing a restore does to the copy.
@@ -18,6 +20,7 @@ type rule struct {
 	everyDatabase bool
 	// database is the one database, by its name in the sandbox, that a pack's rule works in.
 	database string
+	at       pack.Place // where that pack says what it does
 	// carries are the rules of packs that this one stands for: rows that stay the sandbox's own.
 	carries []carryRule
 	// needsTarget: nothing to do at a first restore.
