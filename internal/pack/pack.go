@@ -104,6 +104,8 @@ type Rule struct {
 
 	// At is where the pack names the rule's table, Does where its action begins.
 	At, Does Place `json:"-" yaml:"-"`
+	// Parts are where the pack writes the values of set, by column, and where.
+	Parts map[string]Place `json:"-" yaml:"-"`
 }
 
 // Target is the one value of Rule.Keep and Rule.Merge: whose rows they are.

@@ -27,6 +27,14 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s, line %d: %s", p.File, p.Line, p.Text)
 }
 
+// Short is FILE:LINE.
+func (p Place) Short() string {
+	if p.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", p.File, p.Line)
+}
+
 // Quoted is the line in brackets after a blank, "" where there is none.
 func (p Place) Quoted() string {
 	if p.File == "" {
@@ -47,6 +55,10 @@ func (s source) places(part *Pack) {
 	for i := range part.Rules {
 		r, at := &part.Rules[i], fmt.Sprintf("$.rules[%d]", i)
 		r.At, r.Does = s.place(file, at+".table"), s.place(file, at+"."+r.Action())
+		r.Parts = map[string]Place{"where": s.place(file, at+".where")}
+		for _, column := range sortedKeys(r.Set) {
+			r.Parts[column] = s.place(file, at+".set."+column)
+		}
 	}
 	for i := range part.Assertions {
 		part.Assertions[i].At = s.place(file, fmt.Sprintf("$.assertions[%d].query", i))

@@ -67,7 +67,7 @@ type checker struct {
 }
 
 func (c checker) rule(ctx context.Context, r pack.Rule) (sandglass.RuleCheck, error) {
-	out := sandglass.RuleCheck{Rule: c.pack.Name + "/" + r.Name, Kind: "rule", Database: r.Database, Table: r.Table, At: r.At, Level: sandglass.OK, Rows: -1}
+	out := sandglass.RuleCheck{Rule: c.pack.Name + "/" + r.Name, Kind: "rule", Database: r.Database, Table: r.Table, At: r.At.Short(), Level: sandglass.OK, Rows: -1}
 	t, err := findTable(ctx, c.conn, r.Table)
 	if err != nil {
 		return out, err
@@ -92,7 +92,7 @@ func (c checker) rule(ctx context.Context, r pack.Rule) (sandglass.RuleCheck, er
 		if said, err := c.prepare(ctx, s.sql); err != nil {
 			return out, err
 		} else if said != nil {
-			out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, cmp.Or(s.at, r.At)
+			out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, cmp.Or(s.at, r.At.Short())
 			out.Message = fmt.Sprintf("The rule %s fails on %s: %s (SQLSTATE %s).", out.Rule, t.Name, said.Message, said.Code)
 			return out, nil
 		}
@@ -107,12 +107,12 @@ type checked struct{ sql, at string }
 func (c checker) statements(r pack.Rule, t relation, columns []attribute) []checked {
 	var all []checked
 	if r.Where != "" {
-		all = append(all, checked{"SELECT FROM " + t.Name + " AS " + ident(bareName(r.Table)) + whereOf(r, ""), r.Lines["where"]})
+		all = append(all, checked{"SELECT FROM " + t.Name + " AS " + ident(bareName(r.Table)) + whereOf(r, ""), r.Parts["where"].Short()})
 	}
 	switch r.Action() {
 	case "set":
 		for _, col := range columns {
-			all = append(all, checked{"UPDATE " + t.Name + " SET " + ident(col.Name) + " = (\n" + r.Set[col.Name] + "\n)", r.Lines[col.Name]})
+			all = append(all, checked{"UPDATE " + t.Name + " SET " + ident(col.Name) + " = (\n" + r.Set[col.Name] + "\n)", r.Parts[col.Name].Short()})
 		}
 	case "insert":
 		for _, row := range r.Insert {
@@ -120,7 +120,7 @@ func (c checker) statements(r pack.Rule, t relation, columns []attribute) []chec
 			for _, name := range sortedKeys(row) {
 				names, values = append(names, ident(name)), append(values, "(\n"+row[name]+"\n)")
 			}
-			all = append(all, checked{"INSERT INTO " + t.Name + " (" + strings.Join(names, ", ") + ") OVERRIDING SYSTEM VALUE SELECT " + strings.Join(values, ", "), r.At})
+			all = append(all, checked{"INSERT INTO " + t.Name + " (" + strings.Join(names, ", ") + ") OVERRIDING SYSTEM VALUE SELECT " + strings.Join(values, ", "), r.Does.Short()})
 		}
 	}
 	return all
@@ -169,14 +169,14 @@ func (c checker) count(ctx context.Context, r pack.Rule, t relation, columns []a
 			out.Code, out.Message = CodeNotCounted, fmt.Sprintf("The rows of %s were not counted: %s.", t.Name, refusal(said))
 		}
 	default:
-		out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, cmp.Or(r.Lines["where"], r.At)
+		out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, cmp.Or(r.Parts["where"].Short(), r.At.Short())
 		out.Message = fmt.Sprintf("The rule %s fails on %s: %s.", out.Rule, t.Name, refusal(said))
 	}
 	return nil
 }
 
 func (c checker) question(ctx context.Context, kind string, q pack.Question) (sandglass.RuleCheck, error) {
-	out := sandglass.RuleCheck{Rule: c.pack.Name + "/" + q.Name, Kind: kind, Database: q.Database, Table: q.Table, At: q.At, Level: sandglass.OK, Rows: -1}
+	out := sandglass.RuleCheck{Rule: c.pack.Name + "/" + q.Name, Kind: kind, Database: q.Database, Table: q.Table, At: q.At.Short(), Level: sandglass.OK, Rows: -1}
 	if q.Table != "" {
 		t, err := findTable(ctx, c.conn, q.Table)
 		if err != nil {
