@@ -49,7 +49,13 @@ func (c *Control) StartRecording(ctx context.Context, name string, accept []sand
 
 func (c *Control) wishRecording(ctx context.Context, name string, on bool, by string) error {
 	err := c.db.Do(ctx, func(tx *db.Tx) error {
-		if err := tx.UpdateEnvironment(ctx, name, func(e *db.Environment) error { e.Recording = on; return nil }); err != nil {
+		if err := tx.UpdateEnvironment(ctx, name, func(e *db.Environment) error {
+			if e.Removing {
+				return db.Removing(name)
+			}
+			e.Recording = on
+			return nil
+		}); err != nil {
 			return err
 		}
 		what := map[bool]string{true: "record.start", false: "record.stop"}[on]
