@@ -281,7 +281,7 @@ func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandgl
 		plan.Lines = append(plan.Lines, l)
 		plan.Seconds += l.Seconds
 	}
-	add(sandglass.PlanLine{Step: "stage", What: fmt.Sprintf("Copy image %s of %s (%d files) into a new volume.", f.Image.ID, f.Image.Began.UTC().Format(time.RFC3339), f.Image.Files),
+	add(sandglass.PlanLine{Step: "stage", What: fmt.Sprintf("Copy image %s of %s, %d files, into a new volume.", f.Image.ID, f.Image.Began.UTC().Format(time.RFC3339), f.Image.Files),
 		Bytes: f.Image.Bytes, Seconds: 0.5 + float64(f.Image.Bytes)/fetchRate})
 	add(sandglass.PlanLine{Step: "recover", What: fmt.Sprintf("Replay WAL of timeline %d up to %s in a sealed server, and promote it.", m.Range.Timeline, m.Range.Stop),
 		Bytes: m.Range.ReplayBytes, Seconds: 2 + float64(m.Range.ReplayBytes)/replayRate})
