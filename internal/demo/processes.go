@@ -58,13 +58,30 @@ func Down(dir string) error {
 	if m := pgtest.MountsOf(dir); len(m) > 0 {
 		return fmt.Errorf("still mounted: %s", strings.Join(m, ", "))
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeAll(dir); err != nil {
 		return err
 	}
 	if left := pgtest.ProcessesOf(dir); len(left) > 0 {
 		return fmt.Errorf("still running: %v", left)
 	}
 	return nil
+}
+
+// removeAll removes the folder, and last of all what tells that it is a demo's: whoever is interrupted can begin again.
+func removeAll(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == marker {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
 }
 
 func endByPidFile(dir, name string) error {
