@@ -63,3 +63,29 @@ func TestAbsences(t *testing.T) {
 		t.Errorf("verify finds %+v", report.Damaged)
 	}
 }
+
+// An incarnation that the environment has left goes once the window is past that; one that it came back to stays.
+func TestPruneOfALeftIncarnation(t *testing.T) {
+	for name, back := range map[string]bool{"left": false, "back": true} {
+		t.Run(name, func(t *testing.T) {
+			x := newFixture(t)
+			ctx := t.Context()
+			x.history(t, 2)
+			err := x.repo.LeaveIncarnation(ctx, env, x.inc.ID, sandglass.Absence{From: days(2)})
+			if err == nil && back {
+				err = x.repo.ReturnIncarnation(ctx, env, x.inc.ID, days(2.2))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.prune(t, 24*time.Hour, days(2.5)) // its last day is still in the window
+			if got := x.imageIDs(t, x.inc.ID); len(got) != 1 {
+				t.Errorf("images: %q", got)
+			}
+			x.prune(t, 24*time.Hour, days(3.5))
+			if left := len(x.objects(t, "env/prod/"+string(x.inc.ID))); (left > 0) != back {
+				t.Errorf("%d objects are left", left)
+			}
+		})
+	}
+}

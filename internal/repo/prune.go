@@ -45,7 +45,11 @@ type cut struct {
 // decide says what goes of an incarnation. It is pure.
 func decide(inc sandglass.Incarnation, images []sandglass.Image, windowStart time.Time) cut {
 	c := cut{Environment: inc.Environment, Incarnation: inc.ID, WindowStart: windowStart}
-	if !inc.Ended.IsZero() && inc.Ended.Before(windowStart) {
+	over := inc.Ended
+	if n := len(inc.Away); over.IsZero() && !inc.Current() {
+		over = inc.Away[n-1].From // a kept state that is gone back to all the same begins anew
+	}
+	if !over.IsZero() && over.Before(windowStart) {
 		c.Whole = true
 	}
 	keep := 0 // the first image kept
