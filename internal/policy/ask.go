@@ -172,8 +172,10 @@ func (i *inspector) quiet(ctx context.Context, conn *pgx.Conn, d *DatabaseFact) 
 	if err != nil {
 		return err
 	}
-	for _, f := range slices.Compact(append(tables, own...)) {
-		i.add(f)
+	for _, f := range append(tables, own...) {
+		if !slices.Contains(i.findings, f) {
+			i.add(f)
+		}
 	}
 	for _, p := range i.in.Packs {
 		for _, q := range p.Quiesce {

@@ -98,6 +98,13 @@ func TestCarryOver(t *testing.T) {
 	if diff := cmp.Diff(map[string]int64{"own/printers": 2, "own/teams": 3, "own/people": 2, "own/parts": 1, "own/bases": 2, "own/params": 2, "own/codes": 4}, counts); diff != "" {
 		t.Error("counted", diff)
 	}
+	findings, _, err := policy.Inspect(t.Context(), st, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := levels(findings, sandglass.Warning); len(got) != 1 || got[0] != "carry.drift: The copy has no column only_own of public.param; the sandbox's values of it stay behind." {
+		t.Errorf("warnings: %q", got)
+	}
 	report, err := policy.Neutralize(t.Context(), st, in)
 	if err != nil {
 		t.Fatal(err, c.Log())
