@@ -116,7 +116,7 @@ func (a *app) showOperation(w io.Writer, o sandglass.Operation, zone *time.Locat
 		if o.Kind == sandglass.KindPeek {
 			r.Source = ""
 		}
-		if err := showPlan(w, r, *o.Plan, zone); err != nil {
+		if err := showPlan(w, r, *o.Plan, zone, told); err != nil {
 			return err
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"sandglass/internal/preflight"
 )
 
-// showPlan writes what an operation would do.
-func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Location) error {
+// showPlan writes what an operation would do, with those of its findings that are to be told here.
+func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Location, told []sandglass.Finding) error {
 	sentence(w, "", planTitle(r, p, zone))
 	if p.Range != nil {
 		fmt.Fprintln(w)
@@ -26,9 +26,9 @@ func showPlan(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Loc
 	if !p.Stopped() { // then nothing of it happens
 		showWork(w, r, p, zone)
 	}
-	if slices.ContainsFunc(p.Findings, func(f sandglass.Finding) bool { return f.Level != sandglass.OK }) {
+	if slices.ContainsFunc(told, func(f sandglass.Finding) bool { return f.Level != sandglass.OK }) {
 		fmt.Fprintln(w, "\nFindings")
-		findings(w, "  ", p.Findings)
+		findings(w, "  ", told)
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func TestGolden(t *testing.T) {
 	restore := sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Source: "prod"}
 	a := &app{now: func() time.Time { return at("10:43:30") }}
 	for name, show := range map[string]func(w io.Writer) error{
-		"plan":         func(w io.Writer) error { return showPlan(w, restore, samplePlan(), zone) },
+		"plan":         func(w io.Writer) error { return showPlan(w, restore, samplePlan(), zone, samplePlan().Findings) },
 		"window_ascii": func(w io.Writer) error { return showWindow(w, sampleWindow(), zone, false) },
 		"window_utf8":  func(w io.Writer) error { return showWindow(w, sampleWindow(), time.UTC, true) },
 		"window_empty": func(w io.Writer) error { return showWindow(w, sandglass.Window{Environment: "prod"}, zone, true) },

@@ -148,11 +148,7 @@ func (a *app) ask(ctx context.Context, cl *client.Client, r sandglass.Request, z
 		return err
 	}
 	if f.plan || !a.json {
-		if err := a.print(plan, func(w io.Writer) error {
-			shown := plan
-			shown.Findings = a.untold(plan)
-			return showPlan(w, r, shown, zone)
-		}); err != nil {
+		if err := a.print(plan, func(w io.Writer) error { return showPlan(w, r, plan, zone, a.untold(plan)) }); err != nil {
 			return err
 		}
 	}

@@ -142,13 +142,13 @@ func (k *keyboard) exits(want int) {
 const ctrlC = "\x03"
 
 // slowControl serves operations that run until somebody cancels them.
-func slowControl(t *testing.T) string {
+func slowControl(t *testing.T, outcome sandglass.State) string {
 	t.Helper()
 	state, err := os.MkdirTemp("/tmp", "sg")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := sampleControl(sandglass.Succeeded)
+	c := sampleControl(outcome)
 	c.Script = []sandglass.Operation{sampleOperation(sandglass.Running)}
 	server, err := web.Listen(web.Config{Socket: filepath.Join(state, socketFile), Version: "dev", Parts: c.Parts(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -173,7 +173,7 @@ func slowControl(t *testing.T) string {
 }
 
 func TestConfirmation(t *testing.T) {
-	state := slowControl(t)
+	state := slowControl(t, sandglass.Succeeded)
 	k := onTerminal(t, state, "restore", "uat", "--latest")
 	k.sees("Type uat to go on: ")
 	k.types("prod\n")
@@ -193,7 +193,7 @@ func TestConfirmation(t *testing.T) {
 }
 
 func TestCtrlC(t *testing.T) {
-	state := slowControl(t)
+	state := slowControl(t, sandglass.Succeeded)
 	k := onTerminal(t, state, "restore", "uat", "--latest")
 	k.sees("Type uat to go on: ")
 	k.types("uat\n")
@@ -218,5 +218,15 @@ func TestCtrlC(t *testing.T) {
 	k.exits(sandglass.ExitCancelled)
 	if !strings.Contains(k.text(), "The restore was cancelled; uat is as it was.") {
 		t.Error(k.text())
+	}
+}
+
+// A refused plan tells its sentence once on a terminal, and nothing of what would have happened.
+func TestRefusedOnce(t *testing.T) {
+	state := slowControl(t, "stopped")
+	k := onTerminal(t, state, "restore", "uat", "--latest", "--yes")
+	k.exits(sandglass.ExitRefused)
+	if n := strings.Count(k.text(), "The disk has room for 1 GiB."); n != 1 || !strings.Contains(k.text(), "Make room for 5 GiB.") || strings.Contains(k.text(), "What happens") {
+		t.Errorf("told %d times:\n%s", n, k.text())
 	}
 }
