@@ -83,8 +83,12 @@ func TestPruneOfALeftIncarnation(t *testing.T) {
 				t.Errorf("images: %q", got)
 			}
 			x.prune(t, 24*time.Hour, days(3.5))
-			if left := len(x.objects(t, "env/prod/"+string(x.inc.ID))); (left > 0) != back {
-				t.Errorf("%d objects are left", left)
+			incs, err := x.fresh(t).Incarnations(ctx, env)
+			if err != nil || (len(incs) > 0) != back {
+				t.Errorf("left: %+v, %v", incs, err)
+			}
+			if left := x.objects(t, "env/prod/"+string(x.inc.ID)+"/away/"); (len(left) > 0) != back {
+				t.Errorf("left: %v", left)
 			}
 		})
 	}
