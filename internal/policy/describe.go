@@ -63,3 +63,23 @@ func describeDatabases(in Input, databases []string) string {
 	}
 	return strings.Join(said, " ")
 }
+
+// BuiltIn is a rule of the pack postgresql, or an assertion of it.
+type BuiltIn struct {
+	Name  string           `json:"name"`
+	What  string           `json:"what"` // an assertion: what holds
+	Why   string           `json:"why,omitempty"`
+	Proof []sandglass.Code `json:"proof,omitempty"` // the assertions that see when the rule was not applied
+}
+
+// BuiltIns are the rules and assertions that every restore has: the contents of the pack
+// postgresql, which work on roles, settings and catalogs, where no table rule can.
+func BuiltIns() (applied, asserted []BuiltIn) {
+	for _, r := range rules() {
+		applied = append(applied, BuiltIn{Name: r.name, What: r.what, Why: r.why, Proof: r.proof})
+	}
+	for _, a := range assertions() {
+		asserted = append(asserted, BuiltIn{Name: string(a.code), What: a.says})
+	}
+	return applied, asserted
+}

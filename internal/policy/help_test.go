@@ -130,6 +130,7 @@ func makeCopy(t testing.TB) (*pgtest.Cluster, policy.Contact) {
 		`GRANT readers TO app WITH ADMIN OPTION`, `SET ROLE app; GRANT readers TO shop_owner; RESET ROLE`, `GRANT pg_read_all_data TO app`, `GRANT readers TO pg_monitor`,
 		`ALTER ROLE ALL SET default_transaction_read_only = on`, `ALTER DATABASE shop SET session_preload_libraries = 'no_such_library'`,
 		`ALTER ROLE app SET search_path = prod_only`, `ALTER ROLE sandglass SET role = 'app'`, `ALTER DATABASE shop OWNER TO shop_owner`,
+		`ALTER SYSTEM SET work_mem = '77MB'`, `ALTER SYSTEM SET archive_cleanup_command = 'false'`,
 		`SELECT pg_replication_origin_create('from_far')`, `SELECT pg_create_physical_replication_slot('old_standby')`)
 	// Settings that already bite are overridden here by a fresh session's options.
 	for _, db := range []string{"shop", "junk"} {

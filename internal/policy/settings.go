@@ -63,6 +63,19 @@ func giveSettings(ctx context.Context, j *job, tx pgx.Tx, o *outcome) error {
 	return nil
 }
 
+// resetSystem takes out what ALTER SYSTEM had set, though the server was started without it; the names are told.
+func resetSystem(ctx context.Context, _ *job, conn *pgx.Conn, o *outcome) error {
+	names, err := column(ctx, conn, `SELECT DISTINCT name FROM pg_file_settings WHERE sourcefile LIKE '%postgresql.auto.conf' AND name IS NOT NULL ORDER BY 1`)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	if _, err := conn.Exec(ctx, `ALTER SYSTEM RESET ALL`); err != nil {
+		return err
+	}
+	o.rows, o.notes = int64(len(names)), names
+	return nil
+}
+
 // statement writes the ALTER ROLE or ALTER DATABASE.
 func (s Setting) statement() string {
 	var sql string
