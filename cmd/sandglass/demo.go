@@ -18,8 +18,9 @@ func newDemo(a *app) *cobra.Command {
 	dir := demo.DefaultDir()
 	c := &cobra.Command{
 		Use: "demo", Short: "Show the main job in two minutes, on a production of its own", Args: takes(),
-		Long: `Show the main job in two minutes: a production with live writers is recorded, rows are deleted by
-mistake, and the moment before that is restored into a sandbox while a client keeps using it; then undone.
+		Long: `Show the main job in two minutes: an ERP with people at work is recorded, vendors are deleted by mistake,
+and the moment before that is restored into a sandbox, neutralized and proven, while a client keeps
+using it; then undone; and the lost rows are put back into production from a sealed copy.
 
 Everything lies in one folder and uses nothing of an installation that is there. At its end it is left running,
 to be tried; --down takes it down, and so does Ctrl-C before the end: no process and no file is left.
