@@ -59,3 +59,67 @@ func TestOldServerHangs(t *testing.T) {
 	succeeds(t, s, sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest})
 	shows(t, s, "uat", "written last")
 }
+
+// A SIGKILL on either side of a cutover leaves the history of a recorded sandbox whole: one state is shown at each time, and
+// the one that is shown is recorded.
+func TestHistoryKilledAtTheCutover(t *testing.T) {
+	ctx := t.Context()
+	s := newSystem(t)
+	recordedSandbox(t, s)
+	recorded := func() sandglass.IncarnationID {
+		t.Helper()
+		streaming(t, s, "uat")
+		e, err := s.Client.Environment(ctx, "uat")
+		must(t, err)
+		return e.Recorder.Incarnation
+	}
+	first := recorded()
+	restore := sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest}
+	undo := sandglass.Request{Kind: sandglass.KindUndo, Environment: "uat"}
+	for _, c := range []struct {
+		request sandglass.Request
+		point   string
+		back    bool // to the first state
+	}{
+		{restore, "restore/cut over:before", false}, {undo, "undo/cut over:before", true}, {undo, "undo/cut over:after", false},
+		{undo, "undo/finish:before", true}, {restore, "restore/cut over:after", false}, {undo, "undo/rehearse:after", true},
+	} {
+		at := time.Now()
+		was := recorded()
+		must(t, s.Stop())
+		must(t, s.Serve(ctx, "SANDGLASS_CRASH="+c.point))
+		streaming(t, s, "uat")
+		op, err := s.Client.Start(ctx, c.request)
+		must(t, err)
+		select {
+		case <-s.Exited():
+		case <-time.After(2 * time.Minute):
+			t.Fatalf("serve was not killed at %s", c.point)
+		}
+		must(t, s.Kill())
+		must(t, s.Serve(ctx))
+		op, err = s.Finish(ctx, op.ID)
+		must(t, err)
+		if op.State != sandglass.Succeeded {
+			t.Fatalf("%s: %s %v", c.point, op.State, op.Error)
+		}
+		if now := recorded(); (now == first) != c.back {
+			t.Errorf("%s: %s is recorded; %s is the first", c.point, now, first)
+		}
+		w, err := s.Client.Window(ctx, "uat")
+		must(t, err)
+		current := 0
+		for _, i := range w.Incarnations {
+			if i.Current() {
+				current++
+			}
+		}
+		if len(w.Gaps) != 0 || current != 1 {
+			t.Errorf("%s: gaps %+v, %d of the incarnations are shown: %+v", c.point, w.Gaps, current, w.Incarnations)
+		}
+		if r, err := s.Client.Resolve(ctx, "uat", sandglass.Moment{Kind: sandglass.AtTime, Time: at}); err != nil || r.Incarnation != was {
+			t.Errorf("%s: the time before it is of %s, %v; want %s", c.point, r.Incarnation, err, was)
+		}
+	}
+	ran(t, s, "repo", "verify")
+}
