@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -51,8 +52,17 @@ func TestPacks(t *testing.T) {
 		t.Errorf("a pack that is not there: %v", err)
 	}
 
+	if r := s.Run(ctx, "pack", "check", "shop", "--environment", "uat"); r.Exit != 3 || !strings.Contains(r.Stderr, "[environment.empty]") {
+		t.Errorf("a pack against an empty sandbox: %d %s", r.Exit, r.Stderr)
+	}
 	op, err := s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest})
 	must(t, err)
+	for environment, rows := range map[string]string{"prod": `-`, "uat": `0`} { // the recorder may not read production's tables; in the copy nothing is left to clear
+		line := regexp.MustCompile(`(?m)^ok +shop/notes +rule +business +goods +` + rows + ` +shop/pack.yaml:\d+$`)
+		if r := ran(t, s, "pack", "check", "shop", "--environment", environment); !line.MatchString(r.Stdout) {
+			t.Errorf("the pack against %s: %s", environment, r.Stdout)
+		}
+	}
 	var told []string
 	for _, l := range op.Plan.NotCopied {
 		told = append(told, l.What+" "+l.Why)

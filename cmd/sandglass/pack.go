@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -140,31 +139,4 @@ func showPack(w io.Writer, p pack.Pack) error {
 	section("Not copied", not)
 	section("Left to do", left)
 	return nil
-}
-
-func newPackCheck(a *app) *cobra.Command {
-	return &cobra.Command{Use: "check PACK|FOLDER", Short: "Read a pack and say what is wrong with it", Args: takes("PACK|FOLDER"),
-		Long: "Reads a pack, or a folder that is to become one, and says what is wrong with it. Its SQL is not run: tables and\ncolumns are looked at by the inspect step of a restore, before anything is changed.",
-		RunE: func(_ *cobra.Command, args []string) error {
-			dir, err := a.packFolder()
-			if err != nil {
-				return err
-			}
-			var p pack.Pack
-			if info, err := os.Stat(args[0]); err == nil && info.IsDir() && strings.ContainsAny(args[0], "/.") {
-				full, err := filepath.Abs(args[0])
-				if err != nil {
-					return fmt.Errorf("find %s: %w", args[0], err)
-				}
-				if p, err = pack.Read(os.DirFS(full), filepath.Base(full)); err != nil {
-					return err
-				}
-			} else if p, err = pack.Open(dir, args[0]); err != nil {
-				return err
-			}
-			return a.print(p, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is well-formed: %d rules, %d assertions, %d quiesce checks.\n", p.Policy(), len(p.Rules), len(p.Assertions), len(p.Quiesce))
-				return err
-			})
-		}}
 }
