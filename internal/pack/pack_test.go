@@ -231,3 +231,48 @@ func TestSecret(t *testing.T) {
 		}
 	}
 }
+
+// The table in the documentation that says which rules do what the vendor's restore does names every rule and check there is, and no other.
+func TestDocumentedRows(t *testing.T) {
+	text, err := os.ReadFile("../../docs/PACKS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(text), "\n## dynamics365-finops, row by row\n")
+	if !found {
+		t.Fatal("there is no such section")
+	}
+	p, err := pack.Open("", "dynamics365-finops")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for line := range strings.Lines(section) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 4 || strings.Contains(cells[2], " the ") || strings.Contains(cells[2], "nothing:") {
+			continue
+		}
+		for name := range strings.SplitSeq(strings.TrimPrefix(strings.TrimSpace(cells[2]), "quiesce: "), ", ") {
+			documented[name] = true
+		}
+	}
+	delete(documented, "rules")
+	delete(documented, "---")
+	asserted := map[string]bool{}
+	for _, q := range p.Assertions {
+		asserted[q.Name] = true
+	}
+	known := map[string]bool{}
+	for _, r := range p.Rules {
+		known[r.Name] = true
+		if !asserted[r.Name] && !r.Carries() {
+			t.Errorf("the rule %s has no assertion", r.Name)
+		}
+	}
+	for _, q := range p.Quiesce {
+		known[q.Name] = true
+	}
+	if diff := cmp.Diff(known, documented); diff != "" {
+		t.Error(diff)
+	}
+}

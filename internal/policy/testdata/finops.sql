@@ -51,6 +51,10 @@ CREATE TABLE docuvalue (recid bigint PRIMARY KEY, filename varchar(60), accessin
 INSERT INTO docuvalue VALUES (1,'a.pdf','secret-blob',1), (2,'b.pdf',NULL,0), (3,'c.pdf','secret-share',2);
 CREATE TABLE docudeletedvalue (recid bigint PRIMARY KEY, filename varchar(60), accessinformation text, storageproviderid integer);
 INSERT INTO docudeletedvalue VALUES (1,'d.pdf','secret-blob-2',1);
+CREATE TABLE docutemplate (recid bigint PRIMARY KEY, templateid varchar(60) NOT NULL, fileid uuid);
+INSERT INTO docutemplate VALUES (1,'letter','5ec2e700-0000-4000-8000-000000000001');
+CREATE TABLE retailtransactionserviceprofile (recid bigint PRIMARY KEY, profileid varchar(10) NOT NULL, centraltableserver varchar(60), userid varchar(60), postspassword varchar(60) NOT NULL, servicehosturl varchar(255), aosurl varchar(255));
+INSERT INTO retailtransactionserviceprofile VALUES (1,'000001','secret-central','secret-ts-user','secret-ts-pw','https://secret-ts.example','https://secret-aos.example');
 CREATE TABLE sqlsystemvariables (parm varchar(60) PRIMARY KEY, value integer);
 INSERT INTO sqlsystemvariables VALUES ('CONFIGURATIONMODE',1), ('OTHER',1);
 CREATE TABLE databaselog (recid bigint PRIMARY KEY, data text);
