@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sandglass"
 	"sandglass/internal/pack"
 	"sandglass/internal/policy"
 )
@@ -59,11 +58,12 @@ func newPackList(a *app) *cobra.Command {
 				if p.Shipped {
 					from = "shipped"
 				}
-				rules := strconv.Itoa(len(p.Rules))
+				rules, asserted := len(p.Rules), len(p.Assertions)
 				if p.Name == pack.Always {
-					rules = "built in"
+					applied, proven := policy.BuiltIns()
+					rules, asserted, from = len(applied), len(proven), "built in"
 				}
-				rows = append(rows, []string{p.Name, strconv.Itoa(p.Version), rules, strconv.Itoa(len(p.Assertions)), from, p.What})
+				rows = append(rows, []string{p.Name, strconv.Itoa(p.Version), strconv.Itoa(rules), strconv.Itoa(asserted), from, p.What})
 			}
 			return table(w, []string{"name", "version", "rules", "assertions", "from", "of"}, rows, "from")
 		})
@@ -85,16 +85,8 @@ func newPackShow(a *app) *cobra.Command {
 		}}
 }
 
-// showPack writes a pack for people. The databases are named by their roles: no environment is meant.
+// showPack writes a pack for people. Databases are called by their roles: no environment is meant.
 func showPack(w io.Writer, p pack.Pack) error {
-	e := sandglass.Environment{Name: "the sandbox", Databases: map[string]string{}}
-	for role := range p.Databases {
-		e.Databases[role] = role
-	}
-	in := policy.Input{Source: sandglass.Environment{Name: "the source"}, Environment: e, Target: &policy.Target{}}
-	if p.Name != pack.Always {
-		in.Packs = []pack.Pack{p}
-	}
 	fmt.Fprintf(w, "%s: %s\n", p.Policy(), p.What)
 	section := func(title string, lines [][2]string) {
 		if len(lines) > 0 {
@@ -109,8 +101,16 @@ func showPack(w io.Writer, p pack.Pack) error {
 	}
 	var rules, asserted, quiet, not, left [][2]string
 	if p.Name == pack.Always {
-		for _, l := range policy.Describe(in, nil) {
-			rules = append(rules, [2]string{l.What, l.Why})
+		applied, proven := policy.BuiltIns()
+		for _, r := range applied {
+			why := r.Why
+			for i, code := range r.Proof {
+				why += []string{" Proven by ", ", "}[min(i, 1)] + string(code)
+			}
+			rules = append(rules, [2]string{r.Name + ": " + r.What, why})
+		}
+		for _, a := range proven {
+			asserted = append(asserted, [2]string{a.Name + ": " + a.What, ""})
 		}
 	}
 	for _, r := range p.Rules {
