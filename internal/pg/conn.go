@@ -290,9 +290,16 @@ func (c *Conn) SegmentSize(ctx context.Context) (int64, error) {
 	return n * unit, nil
 }
 
-// TimelineHistory fetches a timeline's history file, as it lies in pg_wal. Timeline 1 has none.
+// TimelineHistory fetches a timeline's history file, as it lies in pg_wal; production.no_history_file if it is gone
+// from there. Timeline 1 has none.
 func (c *Conn) TimelineHistory(ctx context.Context, tli sandglass.TimelineID) (string, error) {
 	rows, err := c.command(ctx, fmt.Sprintf("TIMELINE_HISTORY %d", tli))
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == "58P01" { // undefined_file
+		file := fmt.Sprintf("%08X.history", uint32(tli))
+		return "", &sandglass.Error{Code: CodeHistoryFile, Op: "fetch timeline history", Err: err,
+			Message: fmt.Sprintf("The server %s has lost the history file of its timeline %d.", c.where, tli),
+			Remedy:  fmt.Sprintf("Put %s back into pg_wal on the server, from its WAL archive or a standby; recording goes on by itself then.", file)}
+	}
 	if err != nil {
 		return "", c.asError("fetch timeline history", "", err)
 	}

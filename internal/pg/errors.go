@@ -16,6 +16,9 @@ import (
 // CodeProductionSlots means that max_replication_slots is used up.
 const CodeProductionSlots sandglass.Code = "production.no_replication_slots"
 
+// CodeHistoryFile means that a timeline's history file is gone from the server.
+const CodeHistoryFile sandglass.Code = "production.no_history_file"
+
 // connectError is why a connection could not be had.
 func connectError(op, where string, err error) error {
 	pe, ok := errors.AsType[*pgconn.PgError](err)
@@ -75,7 +78,7 @@ func (c *Conn) asError(op, slot string, err error) error {
 	case slot != "" && pe.Code == "55006":
 		e.Code, e.Message = sandglass.CodeSlotTaken, fmt.Sprintf("Replication slot %q on %s is in use by another connection.", slot, c.where)
 		e.Remedy = "End the other connection (see pg_replication_slots.active_pid), or give recording.slot another name."
-	case pe.Code == "58P01", pe.Code == "55000" && slot != "":
+	case slot != "" && (pe.Code == "58P01" || pe.Code == "55000"):
 		e.Code, e.Message = sandglass.CodeSlotLost, fmt.Sprintf("The server %s no longer has the WAL that was asked for.", c.where)
 		e.Remedy = "Nothing to do: the recorder begins again with a new image; the window shows the gap. A larger max_slot_wal_keep_size keeps it from happening again."
 	case pe.Code == "53400":

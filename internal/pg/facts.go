@@ -34,6 +34,7 @@ type Facts struct {
 	MaxSlots        int
 	UsedSlots       int
 	MaxSlotWALKeep  int64  // bytes; -1: unlimited
+	SegmentSize     int64  // bytes
 	SyncStandbys    string // synchronous_standby_names
 	SenderTimeout   time.Duration
 	Preload         string            // shared_preload_libraries, as far as it may be read
@@ -127,6 +128,7 @@ func (f *Facts) read(q *factQuery, slot, application string) {
 	if f.MaxSlotWALKeep > 0 {
 		f.MaxSlotWALKeep <<= 20 // its unit is MB
 	}
+	f.SegmentSize = int64(number(all["wal_segment_size"]))
 	f.SyncStandbys, f.Preload = all["synchronous_standby_names"], all["shared_preload_libraries"]
 	f.SenderTimeout = time.Duration(number(all["wal_sender_timeout"])) * time.Millisecond
 

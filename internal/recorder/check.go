@@ -17,7 +17,7 @@ import (
 var refused = map[sandglass.Code]bool{
 	sandglass.CodeProductionMajor: true, sandglass.CodeProductionWALLevel: true, sandglass.CodeProductionSenders: true,
 	sandglass.CodeProductionSlotCap: true, sandglass.CodeProductionSync: true, sandglass.CodeProductionGrants: true,
-	sandglass.CodeProductionPassword: true, sandglass.CodeConfig: true, pg.CodeProductionSlots: true, CodeStandby: true,
+	sandglass.CodeProductionPassword: true, sandglass.CodeConfig: true, pg.CodeProductionSlots: true, CodeStandby: true, CodeSlotSmall: true,
 }
 
 // Check asks an environment's server whether it can be recorded, and says all it found. A
@@ -94,6 +94,7 @@ func (r *Recorder) findings(f pg.Facts) []sandglass.Finding {
 		waivable(sandglass.CodeProductionSlotCap, "Set max_slot_wal_keep_size on production to what its disk can spare, for example 64GB, and reload it.",
 			"The server %s would keep WAL for the recorder until its disk is full (max_slot_wal_keep_size = -1).", f.Where)
 	}
+	r.smallCap(f, add)
 	if name := matchesSync(f.SyncStandbys, Application(r.env.Name)); name != "" {
 		waivable(sandglass.CodeProductionSync, "Name the synchronous standbys one by one in synchronous_standby_names, without the recorder.",
 			"Commits on %s could wait for the recorder: synchronous_standby_names has %q, which matches %q.", f.Where, name, Application(r.env.Name))
@@ -104,6 +105,27 @@ func (r *Recorder) findings(f pg.Facts) []sandglass.Finding {
 			"The server %s has full_page_writes off: images are safe, but a crash of production may leave torn pages.", f.Where)
 	}
 	return out
+}
+
+// smallCap judges max_slot_wal_keep_size: a cap of a few segments is overrun by any pause of ours, and one below the WAL of an
+// image by one during an image, which then is void.
+func (r *Recorder) smallCap(f pg.Facts, add func(sandglass.Level, sandglass.Code, string, string, ...any)) {
+	if f.MaxSlotWALKeep < 0 {
+		return
+	}
+	remedy := "Set max_slot_wal_keep_size on production to what its disk can spare, for example 64GB, and reload it."
+	if f.MaxSlotWALKeep < leastCap*f.SegmentSize {
+		add(sandglass.Stop, CodeSlotSmall, remedy, "The server %s keeps %s of WAL for the recorder (max_slot_wal_keep_size); recording needs at least %d segments, %s.",
+			f.Where, sandglass.Bytes(f.MaxSlotWALKeep), leastCap, sandglass.Bytes(leastCap*f.SegmentSize))
+		return
+	}
+	r.mu.Lock()
+	last := r.last
+	r.mu.Unlock()
+	if wal := int64(last.End) - int64(last.Redo); last.ID != "" && f.MaxSlotWALKeep < 2*wal {
+		add(sandglass.Warning, CodeSlotSmall, remedy, "The server %s keeps %s of WAL for the recorder (max_slot_wal_keep_size), and wrote %s while the last image was made: a pause during an image can lose it.",
+			f.Where, sandglass.Bytes(f.MaxSlotWALKeep), sandglass.Bytes(wal))
+	}
 }
 
 func (r *Recorder) slotFindings(f pg.Facts, ours bool, add func(sandglass.Level, sandglass.Code, string, string, ...any)) {

@@ -64,6 +64,12 @@ func TestRefusedUntilMended(t *testing.T) {
 		}
 	}
 	set(false, "synchronous_standby_names", "'*'")
+	for value, small := range map[string]bool{"0": true, "'63MB'": true, "'64MB'": false} {
+		set(false, "max_slot_wal_keep_size", value)
+		if c := codes(); strings.Contains(c, "stop production.slot_cap_small") != small {
+			t.Errorf("cap %s: findings %q", value, c)
+		}
+	}
 	set(false, "max_slot_wal_keep_size", "-1")
 	g.start()
 	g.code(sandglass.CodeProductionSlotCap)
@@ -158,7 +164,7 @@ func (g *rig) gap(reason string) {
 }
 
 func TestSlotLost(t *testing.T) {
-	g := newRig(t, pgtest.Options{Settings: map[string]string{"max_wal_size": "32MB", "min_wal_size": "32MB", "max_slot_wal_keep_size": "16MB"}})
+	g := newRig(t, pgtest.Options{Settings: map[string]string{"max_wal_size": "32MB", "min_wal_size": "32MB", "max_slot_wal_keep_size": "64MB"}})
 	g.start()
 	g.imaged()
 	g.stop()
@@ -168,6 +174,50 @@ func TestSlotLost(t *testing.T) {
 	}
 	g.start()
 	g.gap("removed WAL")
+}
+
+// TestSlotLostWithinAnImage is a production that removes the WAL of an image in the making: another image is not begun at
+// once, and it is said why.
+func TestSlotLostWithinAnImage(t *testing.T) {
+	g := newRig(t, pgtest.Options{Settings: map[string]string{"max_wal_size": "32MB", "min_wal_size": "32MB", "max_slot_wal_keep_size": "64MB"}})
+	g.env.Recording.MaxRate = 32 << 10 // it takes minutes
+	g.start()
+	s := g.until("an image in the making", 30*time.Second, func(s sandglass.RecorderStatus) bool { return s.Image != nil && s.Image.Done > 0 })
+	thief, err := pg.Connect(t.Context(), pg.Target{Conninfo: g.env.Recording.Connection, Password: "secret", Application: "thief"})
+	g.check(err)
+	defer thief.Abort()
+	var stolen *pg.Stream
+	g.until("the recorder to be away", 30*time.Second, func(sandglass.RecorderStatus) bool {
+		g.production.Exec(t, "postgres", "select pg_terminate_backend(pid) from pg_stat_replication where application_name = 'sandglass-prod'")
+		stolen, err = thief.StartReplication(t.Context(), "sandglass_prod", 1, s.DurableLSN)
+		return err == nil
+	})
+	ended := make(chan error, 1)
+	go func() { // it takes all and acknowledges nothing; what production says at the end must be read, or it waits
+		var err error
+		for err == nil {
+			_, err = stolen.Receive()
+		}
+		ended <- err
+	}()
+	lose(t, g) // which ends the thief
+	<-ended
+	g.code(recorder.CodeSlotSmall)
+	if s := g.Status(); s.State != sandglass.RecorderRefused || !strings.Contains(s.LastError.Message, "64 MiB") || !strings.Contains(s.LastError.Message, "in 30s") {
+		t.Errorf("status %+v: %v", s, s.LastError)
+	}
+	g.until("the image to have ended", 10*time.Second, func(s sandglass.RecorderStatus) bool { return s.Image == nil })
+	if s := g.Status(); s.LastError == nil || s.LastError.Code != recorder.CodeSlotSmall || len(g.incarnations()) != 1 {
+		t.Errorf("status %+v, incarnations %+v", s, g.incarnations())
+	}
+	if n := g.production.Query(t, "postgres", "select count(*) from pg_replication_slots"); n != "0" {
+		t.Errorf("%s slots are kept meanwhile", n)
+	}
+	g.stop()
+	g.env.Recording.MaxRate = -1
+	g.start()
+	g.imaged()
+	g.until("no error", 10*time.Second, func(s sandglass.RecorderStatus) bool { return s.LastError == nil })
 }
 
 func TestGivesUpTheSlotAtItsOwnCap(t *testing.T) {

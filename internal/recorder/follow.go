@@ -112,7 +112,7 @@ func (r *Recorder) session(ctx context.Context, p position, major int) (s *sessi
 
 // lasting are the codes that are shown until the next image is there: history was lost, or nearly so.
 var lasting = map[sandglass.Code]bool{sandglass.CodeSlotMissing: true, sandglass.CodeSlotLost: true, CodeSlotGiven: true,
-	sandglass.CodeHistoryForked: true, CodeWentBack: true, CodeReplaced: true}
+	sandglass.CodeHistoryForked: true, CodeWentBack: true, CodeReplaced: true, CodeSlotSmall: true}
 
 // follow runs the three goroutines until the first of them ends.
 func (s *session) follow(ctx context.Context, a *attempt, from sandglass.LSN) error {

@@ -67,15 +67,20 @@ func (r *Recorder) images(ctx context.Context) {
 		}
 		if err != nil {
 			r.log.Warn("no image was taken", "error", err)
-			err = shown(err)
 		}
 		r.update(func() {
-			r.status.Image, r.failed = nil, err
+			r.status.Image, r.failed = nil, nil
+			if err != nil {
+				r.failed = shown(err)
+			}
 			r.taken = max(r.taken, asked)
 			if err != nil {
-				r.status.LastError = shown(err)
+				if !errors.Is(err, errHistoryEnded) { // of which the cause is shown
+					r.status.LastError = shown(err)
+				}
 				return
 			}
+			r.voided = 0
 			if r.inc.ID == image.Incarnation {
 				r.last, r.status.LastImage = image, image.ID
 				r.status.LastError = nil
@@ -131,6 +136,9 @@ func (r *Recorder) due() bool {
 		r.status.Timeline == r.last.Timeline && r.status.DurableLSN > r.last.End && sandglass.Bytes(r.status.DurableLSN-r.last.End) >= rec.ImageAfterWAL
 }
 
+var errHistoryEnded = &sandglass.Error{Code: CodeVoid, Op: "take image", Message: "The stretch of history that the image was for has ended.",
+	Remedy: "Nothing to do: another image is made for the next one."}
+
 // takeFor takes an image, and stops it when its incarnation ends.
 func (r *Recorder) takeFor(ctx context.Context, inc sandglass.Incarnation) (sandglass.Image, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -139,10 +147,13 @@ func (r *Recorder) takeFor(ctx context.Context, inc sandglass.Incarnation) (sand
 	go func() {
 		defer close(done)
 		if r.wait(ctx, func() bool { return r.inc.ID != inc.ID }) == nil {
-			cancel(errors.New("the stretch of history that the image was for has ended"))
+			cancel(errHistoryEnded)
 		}
 	}()
 	image, err := r.take(ctx, inc)
+	if err != nil && errors.Is(context.Cause(ctx), errHistoryEnded) {
+		err = errHistoryEnded
+	}
 	cancel(nil)
 	<-done
 	return image, err
@@ -366,8 +377,12 @@ func (r *Recorder) finish(ctx context.Context, b *pg.Backup, w *repo.ImageWriter
 // storedEnd finds the end of the backup in the repository's indexes.
 func (r *Recorder) storedEnd(ctx context.Context, b *pg.Backup, image *sandglass.Image) error {
 	r.mu.Lock()
-	size := r.inc.SegmentSize
+	inc := r.inc
 	r.mu.Unlock()
+	if inc.ID != image.Incarnation {
+		return errHistoryEnded
+	}
+	size := inc.SegmentSize
 	for seg := b.End.Segment(size); seg >= b.Start.Segment(size); seg-- {
 		raw, err := r.repo.Index(ctx, r.env.Name, image.Incarnation, b.Timeline, seg)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -138,7 +138,12 @@ func (r *Recorder) endIncarnation(ctx context.Context, inc sandglass.Incarnation
 		return fmt.Errorf("end incarnation: %w", err)
 	}
 	r.log.Warn("a stretch of history has ended", "incarnation", inc.ID, "code", why.Code, "reason", why.Message)
-	r.update(func() { r.status.LastError, r.live = why, nil })
+	r.update(func() {
+		r.status.LastError, r.live = why, nil
+		if r.inc.ID == inc.ID {
+			r.inc = sandglass.Incarnation{} // an image being made for it ends
+		}
+	})
 	return nil
 }
 

@@ -218,7 +218,7 @@ func (a *attempt) secureSlot(ctx context.Context) error {
 			return err
 		}
 		if held > 0 {
-			return a.end(ctx, sandglass.CodeSlotLost, "Production has removed WAL that was not recorded yet: the slot was further behind than max_slot_wal_keep_size allows.")
+			return a.lost(ctx, sandglass.CodeSlotLost, "Production has removed WAL that was not recorded yet: the slot was further behind than max_slot_wal_keep_size allows.")
 		}
 	}
 	if _, err := a.conn.CreateSlot(ctx, slot); err != nil {
@@ -234,6 +234,22 @@ func (a *attempt) secureSlot(ctx context.Context) error {
 		})
 	}
 	return nil
+}
+
+// lost ends the incarnation because WAL is gone. If that voids an image in the making, the next waits for a while.
+func (a *attempt) lost(ctx context.Context, code sandglass.Code, why string) error {
+	r := a.r
+	r.mu.Lock()
+	void := r.status.Image != nil || a.pos.image.ID == ""
+	r.mu.Unlock()
+	if err := a.end(ctx, code, "%s", why); !void || !errors.Is(err, errAgain) {
+		return err
+	}
+	r.update(func() { r.voided++ })
+	return &sandglass.Error{Code: CodeSlotSmall, Op: "take image", Err: errVoided,
+		Message: fmt.Sprintf("Production removed WAL while an image was being made: it keeps %s for the recorder (max_slot_wal_keep_size), which was not enough. The next image begins in %s.",
+			sandglass.Bytes(a.facts.MaxSlotWALKeep), r.voidedPause()),
+		Remedy: "Set max_slot_wal_keep_size on production to more than it writes while an image is made, for example 64GB, and reload it."}
 }
 
 // giveUp drops the slot because production keeps more for us than was allowed.
@@ -264,7 +280,7 @@ func (a *attempt) judge(ctx context.Context, err error) error {
 		if a.recreated {
 			return a.end(ctx, sandglass.CodeSlotMissing, "The replication slot was dropped, and production has removed WAL that was not recorded yet.")
 		}
-		return a.end(ctx, code, "Production has removed WAL that was not recorded yet.")
+		return a.lost(ctx, code, "Production has removed WAL that was not recorded yet.")
 	}
 	return err
 }

@@ -42,6 +42,8 @@ const (
 	CodeWentBack   sandglass.Code = "history.went_back"
 	CodeReplaced   sandglass.Code = "history.other_system"
 	CodePageWrites sandglass.Code = "production.full_page_writes_off"
+	CodeVoid       sandglass.Code = "image.void"
+	CodeSlotSmall  sandglass.Code = "production.slot_cap_small"
 )
 
 // Config is what a recorder works on.
@@ -69,6 +71,9 @@ const (
 	retryFirst   = 500 * time.Millisecond
 	retryMost    = 5 * time.Second
 	imageRetry   = 30 * time.Second
+	voidedFirst  = 30 * time.Second // after production removed the WAL of an image that was being made,
+	voidedMost   = 10 * time.Minute // doubled each time it happens again
+	leastCap     = 4                // segments that max_slot_wal_keep_size must leave us
 )
 
 // Recorder follows one environment.
@@ -94,6 +99,7 @@ type Recorder struct {
 	ask     int // images asked for by TakeImage
 	taken   int // images begun after that many were asked for
 	failed  error
+	voided  int           // images in a row whose WAL production removed while they were being made
 	spaces  sandglass.LSN // of the newest tablespace created or dropped in this incarnation
 }
 
@@ -164,9 +170,13 @@ func (r *Recorder) Run(ctx context.Context) error {
 		if !errors.Is(err, errAgain) {
 			r.note(err)
 		}
+		pause := wait
+		if errors.Is(err, errVoided) {
+			pause = r.voidedPause()
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait):
+		case <-time.After(pause):
 		}
 		wait = min(2*wait, retryMost)
 	}
@@ -175,6 +185,17 @@ func (r *Recorder) Run(ctx context.Context) error {
 
 // errAgain asks Run to connect again at once: a timeline or an incarnation has ended.
 var errAgain = errors.New("connect again")
+
+// errVoided means that production removed WAL that an image in the making needs. To try again at once would most likely
+// end the same way, at production's expense.
+var errVoided = errors.New("the image is void")
+
+// voidedPause is how long to wait before the next image is tried.
+func (r *Recorder) voidedPause() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return min(voidedFirst<<max(0, min(r.voided, 10)-1), voidedMost)
+}
 
 // note shows and logs why the recorder is not streaming.
 func (r *Recorder) note(err error) {
