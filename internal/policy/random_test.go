@@ -13,7 +13,7 @@ import (
 	"sandglass/internal/policy"
 )
 
-// TestPackRandom makes a forest of tables that refer to each other, deletes and sets at random,
+// TestPackRandom makes a forest of tables, some in partitions, that refer to each other by keys of one column or two, deletes and sets at random,
 // and compares with what the database itself does, in an untouched twin, with keys in force.
 func TestPackRandom(t *testing.T) {
 	t.Parallel()
@@ -31,27 +31,41 @@ func TestPackRandom(t *testing.T) {
 		name := fmt.Sprintf("erp%d", n)
 		schema := []string{}
 		for i := range tables {
-			columns := "id int PRIMARY KEY, note text, low text GENERATED ALWAYS AS (lower(note)) STORED"
-			values := fmt.Sprintf("i, 'Note ' || i * %d %% 17", 1+r.IntN(9))
-			names := "id, note"
+			columns := "id int PRIMARY KEY, part int NOT NULL, note text, low text GENERATED ALWAYS AS (lower(note)) STORED, UNIQUE (part, id)"
+			values := fmt.Sprintf("i, i %% 3, 'Note ' || i * %d %% 17", 1+r.IntN(9))
+			names := "id, part, note"
 			for j := range i + 1 { // also to itself
 				if r.IntN(2) == 0 {
 					continue
 				}
 				action := []string{"CASCADE", "SET NULL"}[r.IntN(2)]
-				columns += fmt.Sprintf(", r%d int REFERENCES t%d ON DELETE %s", j, j, action)
-				names += fmt.Sprintf(", r%d", j)
-				if j == i {
-					values += ", nullif(i / 2, 0)"
-				} else {
-					values += fmt.Sprintf(", nullif((i * %d) %% 60, 0)", 1+r.IntN(50))
+				value := "nullif(i / 2, 0)"
+				if j != i {
+					value = fmt.Sprintf("nullif((i * %d) %% 60, 0)", 1+r.IntN(50))
+				}
+				if r.IntN(2) == 0 {
+					columns += fmt.Sprintf(", r%d int REFERENCES t%d ON DELETE %s", j, j, action)
+					names, values = names+fmt.Sprintf(", r%d", j), values+", "+value
+				} else { // the key of two columns
+					columns += fmt.Sprintf(", r%d int, p%d int, FOREIGN KEY (p%d, r%d) REFERENCES t%d (part, id) ON DELETE %s", j, j, j, j, j, action)
+					names, values = names+fmt.Sprintf(", r%d, p%d", j, j), values+", "+value+", "+value+" % 3"
 				}
 			}
-			schema = append(schema, fmt.Sprintf("CREATE TABLE t%d (%s)", i, columns), fmt.Sprintf("INSERT INTO t%d (%s) SELECT %s FROM generate_series(1, 60) i", i, names, values))
+			create := fmt.Sprintf("CREATE TABLE t%d (%s)", i, columns)
+			if parts := r.IntN(3); parts > 0 {
+				create += " PARTITION BY HASH (id)"
+				for n := range parts + 1 {
+					create += fmt.Sprintf("; CREATE TABLE t%d_%d PARTITION OF t%d FOR VALUES WITH (MODULUS %d, REMAINDER %d)", i, n, i, parts+1, n)
+				}
+			}
+			schema = append(schema, create, fmt.Sprintf("INSERT INTO t%d (%s) SELECT %s FROM generate_series(1, 60) i", i, names, values))
 		}
 		rules, twin := "rules:\n", []string{}
 		for k := range 4 {
 			table, where := fmt.Sprintf("t%d", r.IntN(tables)), fmt.Sprintf("id %% %d = %d", 5+r.IntN(9), r.IntN(5))
+			if r.IntN(4) == 0 {
+				where += " OR note LIKE '%1'"
+			}
 			switch r.IntN(3) {
 			case 0:
 				rules += ownRule(fmt.Sprintf("r%d", k), table, "where: "+where, "delete: true")
