@@ -4,6 +4,7 @@ package test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,5 +57,31 @@ func TestEveryMajor(t *testing.T) {
 				t.Errorf("rows at latest: %s (%v), want 10", got, err)
 			}
 		})
+	}
+}
+
+// A production of a major whose programs this host lacks is recorded, and a restore of it refused with the package that brings them.
+func TestMajorsMissing(t *testing.T) {
+	const major = 16
+	if _, _, err := pgtest.Binaries(major); err != nil {
+		t.Skip(err)
+	}
+	prod := pgtest.New(t, pgtest.Options{Major: major})
+	t.Setenv("SANDGLASS_PG_BIN", "") // `serve` is not told where they are
+	if _, _, err := pgtest.Binaries(major); err == nil {
+		t.Skipf("PostgreSQL %d is installed on this host", major)
+	}
+	s := newSystem(t)
+	must(t, s.Record(t.Context(), "prod", prod, nil))
+	_, err := s.Sandbox(t.Context(), "uat", "prod", nil)
+	must(t, err)
+	for _, args := range []string{"restore uat --latest --plan", "restore uat --latest --yes"} {
+		r := refused(t, s, 3, sandglass.CodeBinariesMissing, strings.Fields(args)...)
+		if out := r.Stdout + r.Stderr; !strings.Contains(out, "The image is of PostgreSQL 16") || !strings.Contains(out, "postgresql-16") {
+			t.Errorf("%s: no sentence or no remedy:\n%s", args, out)
+		}
+	}
+	if e, err := s.Client.Environment(t.Context(), "uat"); err != nil || e.State != sandglass.SandboxEmpty {
+		t.Errorf("uat is %s %v, want empty", e.State, err)
 	}
 }
