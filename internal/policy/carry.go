@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -380,12 +379,7 @@ func CountCarried(ctx context.Context, in Input) map[string]int64 {
 }
 
 // alias is what the rule's condition may call its table.
-func (c carryRule) alias() string {
-	if _, table, qualified := strings.Cut(c.rule.Table, "."); qualified {
-		return table
-	}
-	return c.rule.Table
-}
+func (c carryRule) alias() string { return bareName(c.rule.Table) }
 
 // where is the rule's condition with another.
 func (c carryRule) where(more string) string { return conditions(c.rule.Where, more) }

@@ -22,7 +22,7 @@ func Describe(in Input, databases []string) []sandglass.PlanLine {
 			if in.Target != nil {
 				lines = append(lines, sandglass.PlanLine{Step: step, What: DescribeRule(c.rule, r.database), Why: c.rule.Why, Rows: in.Counts[c.name()]})
 			} else if c.rule.Keep != "" {
-				lines = append(lines, sandglass.PlanLine{Step: step, What: c.rule.Table + ": production's rows are removed; the sandbox has none of its own yet (" + r.database + ").", Why: c.rule.Why})
+				lines = append(lines, sandglass.PlanLine{Step: step, What: c.rule.Table + ": production's rows are removed; there are none of the sandbox's to keep (" + r.database + ").", Why: c.rule.Why})
 			}
 		}
 		if r.carries != nil {
