@@ -19,7 +19,7 @@ import (
 const MaxSecret = 1024
 
 // maxSecrets bounds the values of one column, so that a rule on a huge table can't take all memory.
-const maxSecrets = 1 << 20
+const maxSecrets = 200_000
 
 // Secret is a value of production.
 type Secret struct {

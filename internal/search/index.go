@@ -166,7 +166,7 @@ func (x *Index) scan(b []byte, from, to int, found func(e entry, at int)) {
 			continue
 		}
 		h := hash(w)
-		if m := mask(h); bitmap[h>>shift]&m != m {
+		if m := mask(h); bitmap[h>>(shift&63)]&m != m { // &63: no test for a larger shift
 			continue
 		}
 		for _, e := range x.windows[w] {
