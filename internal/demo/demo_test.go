@@ -102,3 +102,23 @@ func TestOutputIsCutAndWrapped(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A text is found wherever it lies, also across the pieces in which files are read.
+func TestSearch(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, before int, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), append(make([]byte, before), text...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("a", 3<<20, "host.example.or")
+	if files, found, err := demo.Search(dir, []byte("host.example.org")); files != 1 || found != "" || err != nil {
+		t.Errorf("%d files, found in %q, %v", files, found, err)
+	}
+	for _, before := range []int{0, 1<<20 - 5, 1<<20 - 1, 1 << 20, 2<<20 - 20} {
+		write("b", before, "host.example.org")
+		if _, found, err := demo.Search(dir, []byte("host.example.org")); found != "/b" || err != nil {
+			t.Errorf("at %d: found in %q, %v", before, found, err)
+		}
+	}
+}

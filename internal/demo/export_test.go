@@ -29,6 +29,9 @@ func Accident(ctx context.Context, c *pgtest.Cluster) (vendors, transactions int
 	return l.vendors, l.transactions, l.digest, err
 }
 
+// Search is how the demo looks through files.
+var Search = search
+
 // Show is what the paper makes of a command's output.
 func Show(w io.Writer, output string, cuts ...[3]string) {
 	var all []cut

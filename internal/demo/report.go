@@ -3,8 +3,10 @@ package demo
 // This file tells what the restore left out, kept and proved: from its report, and by looking.
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"sandglass"
 )
 
 // areas put the pack's rules together, in people's words. A rule belongs to the first area that has it, by its name or its beginning.
@@ -114,9 +118,17 @@ func (s *story) own(ctx context.Context) error {
 	return nil
 }
 
-// prove looks at uat with its own eyes, and through the very files.
+// prove tells what the operation's logs say of the proof, then looks at uat with its own eyes, and through the very files.
 func (s *story) prove(ctx context.Context) error {
 	s.chapter("The proof")
+	asserted, searched, err := s.proof(ctx)
+	if err != nil {
+		return err
+	}
+	stops := slices.ContainsFunc(asserted, func(f sandglass.Finding) bool { return f.Level == sandglass.Stop })
+	s.check("every assertion held on the copy", !stops && len(asserted) > 50, fmt.Sprintf("%d assertions", len(asserted)))
+	s.check("no secret of production is in its files", searched.Values > 0, fmt.Sprintf("%d searched for", searched.Values))
+	s.say("Looked at again from here, as a user of uat:")
 	conn, err := pgx.Connect(ctx, s.uatURL())
 	if err != nil {
 		return err
@@ -145,6 +157,44 @@ func (s *story) prove(ctx context.Context) error {
 	}
 	s.check("production's hosts are nowhere in the files", found == "" && files > 1000, detail)
 	return nil
+}
+
+// searched is what the operation's search for production's secrets looked for.
+type searched struct {
+	Values int `json:"values"`
+}
+
+// proof reads the assertions, and what was searched for, from the operation's logs.
+func (s *story) proof(ctx context.Context) (asserted []sandglass.Finding, found searched, err error) {
+	var b bytes.Buffer
+	if err := s.client.Logs(ctx, s.restored.ID, &b); err != nil {
+		return nil, found, err
+	}
+	logs, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		return nil, found, fmt.Errorf("open the operation's logs: %w", err)
+	}
+	for _, f := range logs.File {
+		var into any
+		switch filepath.Base(f.Name) {
+		case "prove.json":
+			into = &asserted
+		case "search.json":
+			into = &found
+		default:
+			continue
+		}
+		r, err := f.Open()
+		if err != nil {
+			return nil, found, err
+		}
+		err = json.NewDecoder(r).Decode(into)
+		r.Close()
+		if err != nil {
+			return nil, found, fmt.Errorf("read %s: %w", f.Name, err)
+		}
+	}
+	return asserted, found, nil
 }
 
 // search reads every file below a folder for a text, and names the first that has it. Files that go away meanwhile are none.

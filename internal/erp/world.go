@@ -102,7 +102,7 @@ func (w *world) near(r *row, n, like int) int { return r.rng.IntN(n/pattern)*pat
 // NewVendors is the group of vendors that were taken on lately: nothing of theirs has been paid yet.
 const NewVendors = "30"
 
-// VendorGroup is the group of a vendor by its number: 10 goods, 20 services, 30 new, 40 freight.
+// vendorGroup is the group of a vendor by its number: 10 goods, 20 services, 30 new, 40 freight.
 func vendorGroup(v int) string {
 	switch v % 16 {
 	case 3, 8, 12:
