@@ -131,6 +131,8 @@ func TestSlotsAndSystem(t *testing.T) {
 	if sys.Identifier == 0 || sys.Timeline != 1 || sys.Flushed == 0 {
 		t.Errorf("system %+v", sys)
 	}
+	_, err := c.TimelineHistory(ctx, 7)
+	wantCode(t, err, pg.CodeHistoryFile)
 	if n := must[int64](t)(c.SegmentSize(ctx)); n != 16<<20 {
 		t.Errorf("segment size %d", n)
 	}
