@@ -134,8 +134,6 @@ func TestSynchronize(t *testing.T) {
 		m.fails("proof.publications")
 	})
 	t.Run("no command", func(t *testing.T) {
-		m.declare("", func(e *sandglass.Environment) { e.Server.Synchronize.Command[0] = "flyway" })
-		m.fails("synchronize.no_command")
 		m.declare("", func(e *sandglass.Environment) { e.Server.Synchronize.Folder = "/srv/not/there" })
 		if _, err := m.Restore(t.Context(), "uat", sandglass.Moment{Kind: sandglass.AtLatest}); sandglass.CodeOf(err) != "synchronize.no_command" {
 			t.Errorf("a folder that is not there: %v", err)

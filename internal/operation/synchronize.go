@@ -288,6 +288,7 @@ type output struct {
 const (
 	maxOutput = 64 << 20 // bytes in the log
 	maxTail   = 12       // lines in the error
+	maxShown  = 400      // bytes of a line, in the error and as progress
 )
 
 func newOutput(run *engine.Run) *output { return &output{run: run} }
@@ -297,8 +298,10 @@ func (o *output) line(text string) {
 	if o.bytes += len(text); o.bytes <= maxOutput {
 		o.run.Log.Info("said", "line", text)
 	}
-	if text = strings.TrimSpace(text); text != "" {
-		o.tail = append(o.tail, text[:min(len(text), 500)])
+	text = strings.TrimSpace(text)
+	text = strings.ToValidUTF8(text[:min(len(text), maxShown)], "")
+	if text != "" {
+		o.tail = append(o.tail, text)
 		o.tail = o.tail[max(0, len(o.tail)-maxTail):]
 	}
 	o.run.Progress(sandglass.Progress{Done: o.lines, Unit: "lines", Note: text, ETA: -1})
