@@ -144,15 +144,15 @@ func fillWith(w *world, fillers []filler) (work []func(context.Context, *pgx.Con
 	slices.SortStableFunc(fillers, func(a, b filler) int { return b.rows - a.rows })
 	for _, f := range fillers {
 		work = append(work, func(ctx context.Context, conn *pgx.Conn) error {
-			s := &stream{filler: f, row: row{rng: w.random(f.table)}}
+			t, numbered := known[f.table]
 			columns := strings.Fields(f.columns)
-			if t, ok := known[f.table]; ok {
-				s.numbered, s.tracked = true, t.tracked()
+			if numbered {
 				columns = append([]string{"recid"}, columns...)
-				if s.tracked {
-					columns = append(columns, "createddatetime", "modifieddatetime", "createdby", "modifiedby")
-				}
 			}
+			if t.tracked() {
+				columns = append(columns, "createddatetime", "modifieddatetime", "createdby", "modifiedby")
+			}
+			s := w.stream(f, numbered, t.tracked())
 			if _, err := conn.PgConn().CopyFrom(ctx, s, fmt.Sprintf("COPY %q (%s) FROM STDIN", f.table, quoted(strings.Join(columns, ",")))); err != nil {
 				return fmt.Errorf("copy into %s: %w", f.table, err)
 			}

@@ -93,6 +93,10 @@ type stream struct {
 	left              []byte
 }
 
+func (w *world) stream(f filler, numbered, tracked bool) *stream {
+	return &stream{filler: f, row: row{rng: w.random(f.table)}, numbered: numbered, tracked: tracked}
+}
+
 // chunk is how much is made at a time.
 const chunk = 64 << 10
 
