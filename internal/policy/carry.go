@@ -120,6 +120,10 @@ func (c *carrier) carry(ctx context.Context, own pgx.Tx, began time.Time) error 
 	if err := makeRecords(ctx, c.tx, c.in); err != nil {
 		return err
 	}
+	// An earlier carrying counts no more.
+	if _, err := c.tx.Exec(ctx, `DELETE FROM sandglass.changed_columns WHERE operation = $1 AND policy || '/' || rule = ANY ($2) AND action IN ('keep', 'merge')`, c.in.Run, c.ruleNames()); err != nil {
+		return fmt.Errorf("begin to carry: %w", err)
+	}
 	if err := c.plan(ctx, c.tx, own); err != nil {
 		return err
 	}
