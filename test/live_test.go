@@ -3,6 +3,7 @@ package test
 // This file is promise 9: a live production is never a target, whatever it was declared as.
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,6 +43,7 @@ func TestLiveProductionIsNeverATarget(t *testing.T) {
 		}
 	})
 	t.Run("a recorded production", func(t *testing.T) { recordedProduction(t, s, port) })
+	t.Run("what becomes one during a restore", func(t *testing.T) { becomesProduction(t, s, prod, port) })
 	t.Run("a standby", func(t *testing.T) { standbyOf(t, s, prod) })
 	t.Run("production's address", func(t *testing.T) { productionsAddress(t, s, prod) })
 }
@@ -90,6 +92,36 @@ func recordedProduction(t *testing.T, s *systest.System, port int) {
 	ran(t, s, "record", "stop", "erp", "--yes")
 	_, err = s.Undo(ctx, "uat")
 	must(t, err)
+	shows(t, s, "uat", "the sandbox")
+}
+
+// becomesProduction: a recorder is connected to uat only after the preflight of a restore, which goes back.
+func becomesProduction(t *testing.T, s *systest.System, prod *pgtest.Cluster, port int) {
+	ctx := t.Context()
+	do(t, s, "uat", "postgres", "CREATE ROLE follower LOGIN REPLICATION PASSWORD 'f'")
+	must(t, s.Stop())
+	must(t, s.Serve(ctx, "SANDGLASS_CRASH=restore/rehearse:after"))
+	op, err := s.Client.Start(ctx, sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest})
+	must(t, err)
+	<-s.Exited()
+	must(t, s.Kill())
+	dir := filepath.Join(prod.Dir, "followed")
+	must(t, prod.MakeDir(dir))
+	following, stop := context.WithCancel(ctx)
+	follower := prod.Command(following, "pg_receivewal", "-D", dir, "-h", "127.0.0.1", "-p", fmt.Sprint(port), "-U", "follower")
+	follower.Env = append(follower.Env, "PGAPPNAME=sandglass-erp", "PGPASSWORD=f")
+	must(t, follower.Start())
+	defer func() { stop(); follower.Wait() }()
+	must(t, wait(ctx, 20*time.Second, "uat to be followed", func() bool {
+		files, err := os.ReadDir(dir)
+		return err == nil && len(files) > 0
+	}))
+	must(t, s.Serve(ctx))
+	op, err = s.Finish(ctx, op.ID)
+	must(t, err)
+	if op.State != sandglass.Failed || op.Error == nil || op.Error.Code != sandglass.CodeEnvironmentLive || op.Error.Remedy == "" {
+		t.Errorf("the restore ended as %s: %+v", op.State, op.Error)
+	}
 	shows(t, s, "uat", "the sandbox")
 }
 

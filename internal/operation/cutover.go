@@ -37,6 +37,9 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 	}
 	target = m.rehearsed(target)
 	if m.Fenced.IsZero() {
+		if err := h.refuseLive(ctx, target); err != nil { // it may have become one since preflight
+			return err
+		}
 		m.Previous, m.Before, m.Fenced = target.Volume, stateOf(target), time.Now()
 		// The supervisor leaves the environment alone from now until the operation has ended.
 		if err := run.Save(ctx, m); err != nil {

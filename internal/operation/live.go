@@ -70,7 +70,7 @@ func (h *Host) sameIdentifier(ctx context.Context, conn *pgx.Conn, environment s
 	return slices.ContainsFunc(incarnations, func(i sandglass.Incarnation) bool { return i.SystemIdentifier == uint64(signed) }), nil
 }
 
-// refuseLive refuses an undo of what is a live production now; a server that does not run is none.
+// refuseLive refuses a cutover of what is a live production now; a server that does not run is none.
 func (h *Host) refuseLive(ctx context.Context, e db.Environment) error {
 	if e.Volume == "" {
 		return nil
@@ -95,7 +95,7 @@ func (h *Host) refuseLive(ctx context.Context, e db.Environment) error {
 		return err
 	}
 	if f, refused := preflight.LiveProduction(e.Declaration.Name, live); refused {
-		return &sandglass.Error{Code: f.Code, Op: "undo", Message: f.Message, Remedy: f.Remedy}
+		return &sandglass.Error{Code: f.Code, Op: "check target", Message: f.Message, Remedy: f.Remedy}
 	}
 	return nil
 }
