@@ -34,16 +34,21 @@ func keepDigests(dir, name string) error {
 
 // digests opens the digests of the last image; nil when there are none, or they are of no use: then the image is a full one.
 func (r *Recorder) digests() *repo.Digests {
-	name, err := os.ReadFile(filepath.Join(r.dir, digestsFile))
-	if err != nil {
-		return nil
-	}
-	d, err := r.repo.OpenDigests(filepath.Join(r.dir, filepath.Base(string(name))))
+	d, err := lastDigests(r.repo, r.dir)
 	if err != nil {
 		r.log.Warn("the digests of the last image can't be used, so the next image is a full one", "error", err)
 		return nil
 	}
 	return d
+}
+
+// lastDigests are those of the last image that was made in a recorder's folder; nil when there are none.
+func lastDigests(r *repo.Repository, dir string) (*repo.Digests, error) {
+	name, err := os.ReadFile(filepath.Join(dir, digestsFile))
+	if err != nil {
+		return nil, nil
+	}
+	return r.OpenDigests(filepath.Join(dir, filepath.Base(string(name))))
 }
 
 // keepDigests remembers the digests of a new image, and removes older ones.

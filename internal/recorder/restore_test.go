@@ -152,7 +152,7 @@ func TestStoppedVolume(t *testing.T) {
 	control, err := pg.ParseControl(raw)
 	g.check(err)
 	// another incarnation goes on besides, as a kept volume's does
-	for _, id := range []sandglass.IncarnationID{"20260101t000000-kept", "20260101t000001-mine"} {
+	for _, id := range []sandglass.IncarnationID{"20260101t000000-kept", "20260101t000001-mine", "20260101t000002-next"} {
 		g.check(g.repo.BeginIncarnation(ctx, sandglass.Incarnation{ID: id, Environment: "prod", SystemIdentifier: control.SystemIdentifier,
 			Major: control.Major, SegmentSize: control.SegmentSize, Began: time.Now()}))
 	}
@@ -162,6 +162,13 @@ func TestStoppedVolume(t *testing.T) {
 	g.check(digests.Close())
 	if image.Redo != control.CheckpointLSN || image.Consistent != image.Redo || image.End <= image.Consistent || image.End > image.Redo+200 || image.Minimums.MaxConnections == 0 {
 		t.Errorf("image %+v", image)
+	}
+	next, digests, err := recorder.ImageStopped(ctx, g.repo, sandglass.Image{ID: "20260101t000002-imag", Environment: "prod", Incarnation: "20260101t000002-next"},
+		g.production.Data(), nil, repo.ImageOptions{Dir: g.dir})
+	g.check(err)
+	g.check(digests.Close())
+	if next.Parent != image.ID || next.StoredBytes > image.StoredBytes/20 {
+		t.Errorf("an image of another incarnation does not share chunks: %+v", next)
 	}
 	g.check(g.production.Start(ctx))
 	target := pg.Target{Conninfo: g.production.ConnString("postgres")}
@@ -179,9 +186,9 @@ func TestStoppedVolume(t *testing.T) {
 	if got := g.ask(g.restored(image), "select count(*) from t"); got != "12345" {
 		t.Errorf("rows %s", got)
 	}
-	g.check(g.TakeImage(ctx)) // shares its chunks with the image of the stopped volume
+	g.check(g.TakeImage(ctx)) // shares its chunks with the last image of the stopped volume
 	images := g.images(image.Incarnation)
-	if len(images) != 2 || images[1].Parent != image.ID {
+	if len(images) != 2 || images[1].Parent != next.ID {
 		t.Errorf("images %+v", images)
 	}
 	if n := len(g.images("20260101t000000-kept")); n != 0 {

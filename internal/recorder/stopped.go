@@ -19,9 +19,9 @@ import (
 // ImageStopped takes an image of a cleanly stopped server's data folder: replay begins at its
 // shutdown checkpoint, at which the copy is also consistent. tablespaces maps the OID of each
 // tablespace to its folder. The image carries what image says (ID, Environment and Incarnation
-// must be set; Settings, Databases and Preload may be); o.Known are the digests of the image
-// that its chunks may be shared with; o.Dir must be the recorder's folder, whose
-// next image shares chunks with this one.
+// must be set; Settings, Databases and Preload may be). o.Dir must be the recorder's folder: the image shares chunks with
+// the last one that was made there, unless o.Known says another, and the next one with this. Whose incarnation they are
+// of does not matter: a chunk is named with its incarnation.
 //
 // No WAL is part of an image. The segment that holds the checkpoint must come into the
 // repository by the recorder of the same incarnation, which begins with it: nothing that
@@ -43,6 +43,12 @@ func ImageStopped(ctx context.Context, r *repo.Repository, image sandglass.Image
 		return image, nil, fmt.Errorf("image stopped server: %w", err)
 	}
 	image.Began, image.Ended, image.Tablespaces = time.Now().UTC(), time.Now().UTC(), tablespaces
+	if o.Known == nil {
+		if last, err := lastDigests(r, o.Dir); err == nil && last != nil { // else it is a full one
+			defer last.Close()
+			o.Known = last
+		}
+	}
 	w, err := r.NewImage(ctx, image, o)
 	if err != nil {
 		return image, nil, err
