@@ -181,7 +181,27 @@ func (a *act) update(ctx context.Context, columns []attribute, sets []string, wh
 	if names, err = a.table.withGenerated(ctx, a.tx, names); err != nil {
 		return err
 	}
+	if err := a.recheck(ctx, names); err != nil {
+		return err
+	}
 	return a.changed(ctx, a.table.Name, names, a.rule.Action(), a.out.rows)
+}
+
+// recheck looks for what deferrable constraints (unique or exclusion, on these columns; nil: on any) would refuse: their
+// triggers don't fire in replica role. Making their indexes anew checks all rows.
+func (a *act) recheck(ctx context.Context, columns []string) error {
+	indexes, err := column(ctx, a.tx, `SELECT format('%I.%I', nspname, relname) FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = relnamespace
+		WHERE NOT indimmediate AND relkind = 'i' AND indrelid = ANY ($1) AND ($2::text[] IS NULL OR indexprs IS NOT NULL OR indpred IS NOT NULL
+			OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY (indkey::int2[]) AND attname = ANY ($2))) ORDER BY 1`, oids(a.tree), columns)
+	if err != nil {
+		return err
+	}
+	for _, index := range indexes {
+		if _, err := a.tx.Exec(ctx, "REINDEX INDEX "+index); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *act) insert(ctx context.Context) error {
@@ -199,6 +219,9 @@ func (a *act) insert(ctx context.Context) error {
 			return err
 		}
 		a.out.rows += n
+	}
+	if err := a.recheck(ctx, nil); err != nil {
+		return err
 	}
 	return a.changed(ctx, a.table.Name, nil, "insert", a.out.rows)
 }

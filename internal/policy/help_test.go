@@ -5,6 +5,7 @@ package policy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -242,17 +243,22 @@ func state(t testing.TB, c *pgtest.Cluster) map[string]string {
 
 func files(t testing.TB, c *pgtest.Cluster, needle string) (found []string) {
 	t.Helper()
-	err := filepath.WalkDir(c.Data(), func(path string, d os.DirEntry, err error) error {
+	var look func(path string, d os.DirEntry, err error) error
+	look = func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.Contains(path, "pg_wal") {
 			return err
+		}
+		if d.Type()&os.ModeSymlink != 0 { // a tablespace
+			folder, err := filepath.EvalSymlinks(path)
+			return errors.Join(err, filepath.WalkDir(folder, look))
 		}
 		b, err := os.ReadFile(path)
 		if err == nil && strings.Contains(string(b), needle) {
 			found = append(found, path)
 		}
 		return err
-	})
-	if err != nil {
+	}
+	if err := filepath.WalkDir(c.Data(), look); err != nil {
 		t.Fatal(err)
 	}
 	return found

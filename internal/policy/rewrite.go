@@ -32,9 +32,11 @@ func rewriteTables(ctx context.Context, j *job, conn *pgx.Conn, o *outcome) erro
 		relation
 		Done  bool
 		Bytes int64
+		Far   bool // a foreign table is among its partitions or children: looking at it would reach outside
 		Bare  bool // no row, and no index of more than its first page: there is nothing old in its files
 	}
-	all, err := structs[table](ctx, conn, aboveBelow+`SELECT c.oid, relkind::text, format('%I.%I', nspname, relname), EXISTS (SELECT FROM sandglass.rule_done WHERE rule = format('rewrite %I.%I', nspname, relname)), pg_total_relation_size(c.oid),
+	all, err := structs[table](ctx, conn, aboveBelow+`, far (oid) AS (SELECT inhparent FROM pg_inherits JOIN pg_class f ON f.oid = inhrelid WHERE f.relkind = 'f' UNION SELECT inhparent FROM pg_inherits JOIN far ON inhrelid = far.oid)
+		SELECT c.oid, relkind::text, format('%I.%I', nspname, relname), EXISTS (SELECT FROM sandglass.rule_done WHERE rule = format('rewrite %I.%I', nspname, relname)), pg_total_relation_size(c.oid), c.oid IN (SELECT oid FROM far),
 		pg_relation_size(c.oid) = 0 AND pg_total_relation_size(c.oid) <= 8192 * (1 + (SELECT count(*) FROM pg_index WHERE indrelid = c.oid))
 		FROM (SELECT oid FROM up UNION SELECT oid FROM tree) t JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p') ORDER BY relkind DESC, 5 DESC, c.oid`, tables)
 	if err != nil {
@@ -56,7 +58,7 @@ func rewriteTables(ctx context.Context, j *job, conn *pgx.Conn, o *outcome) erro
 			if t.Bytes > int64(DefaultRange) {
 				j.progress(fmt.Sprintf("Table %s is rewritten, %s.", t.Name, sandglass.Bytes(t.Bytes)))
 			}
-			if err := rewriteTable(ctx, conn, t.relation, t.Kind == "r" && !t.Bare); err != nil {
+			if err := rewriteTable(ctx, conn, t.relation, t.Kind == "r" && !t.Bare, !t.Far); err != nil {
 				return fmt.Errorf("rewrite %s: %w", t.Name, err)
 			}
 			return nil
@@ -148,8 +150,8 @@ func forgetStatistics(ctx context.Context, conn *pgx.Conn, tables []uint32) erro
 }
 
 // rewriteTable writes the table's rows into new files, unless it has none of its own (a
-// partitioned table) or none to write, and looks at them anew.
-func rewriteTable(ctx context.Context, conn *pgx.Conn, t relation, full bool) error {
+// partitioned table) or none to write, and looks at them anew, if it may.
+func rewriteTable(ctx context.Context, conn *pgx.Conn, t relation, full, look bool) error {
 	began := time.Now()
 	if full {
 		if _, err := conn.Exec(ctx, "VACUUM (FULL) "+t.Name); err != nil {
@@ -157,8 +159,10 @@ func rewriteTable(ctx context.Context, conn *pgx.Conn, t relation, full bool) er
 		}
 	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "ANALYZE "+t.Name); err != nil {
-			return err
+		if look {
+			if _, err := tx.Exec(ctx, "ANALYZE "+t.Name); err != nil {
+				return err
+			}
 		}
 		return record(ctx, tx, "rewrite "+t.Name, outcome{}, time.Since(began))
 	})
