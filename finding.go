@@ -21,7 +21,7 @@ type Finding struct {
 
 // PlanLine is one thing the operation will do, or leave out, in people's words.
 type PlanLine struct {
-	Step    string  `json:"step"`
+	Step    string  `json:"step"` // of what is not copied: the pack that says so
 	What    string  `json:"what"`
 	Why     string  `json:"why,omitempty"`
 	Bytes   int64   `json:"bytes,omitempty"`

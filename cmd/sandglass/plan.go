@@ -43,9 +43,17 @@ func showWork(w io.Writer, r sandglass.Request, p sandglass.Plan, zone *time.Loc
 		}
 	}
 	showDatabases(w, p)
-	if len(p.NotCopied) > 0 {
-		fmt.Fprintln(w, "\nWhat is not copied")
-		planLines(w, p.NotCopied, zone)
+	for rest := slices.Clone(p.NotCopied); len(rest) > 0; {
+		title, pack, n := "\nWhat is not copied", rest[0].Step, 0
+		if pack != "" {
+			title += ", by the pack " + pack
+		}
+		for ; n < len(rest) && rest[n].Step == pack; n++ {
+			rest[n].Step = "" // it is in the title
+		}
+		fmt.Fprintln(w, title)
+		planLines(w, rest[:n], zone)
+		rest = rest[n:]
 	}
 }
 

@@ -32,7 +32,7 @@ func notCopied(p pack.Pack, f preflight.Facts) []sandglass.PlanLine {
 	var out []sandglass.PlanLine
 	for _, t := range p.NotCopied {
 		t = t.For(f.Source.Name, f.Target.Name)
-		out = append(out, sandglass.PlanLine{What: t.What, Why: t.Why})
+		out = append(out, sandglass.PlanLine{Step: p.Name, What: t.What, Why: t.Why})
 	}
 	return out
 }

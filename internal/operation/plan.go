@@ -317,7 +317,7 @@ func (h *Host) lines(plan *sandglass.Plan, m memory, f preflight.Facts, r sandgl
 	for i, p := range packs {
 		plan.NotCopied = append(plan.NotCopied, notCopied(p, f)...)
 		if i == 0 && len(f.Dropped) > 0 {
-			plan.NotCopied = append(plan.NotCopied, sandglass.PlanLine{What: "Databases " + strings.Join(f.Dropped, ", "), Why: "No role of " + f.Target.Name + " names them."})
+			plan.NotCopied = append(plan.NotCopied, sandglass.PlanLine{Step: p.Name, What: "Databases without a role: " + strings.Join(f.Dropped, ", "), Why: "No role of " + f.Target.Name + " names them."})
 		}
 	}
 }
