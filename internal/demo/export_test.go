@@ -16,7 +16,7 @@ func PrepareDir(ctx context.Context, dir string) error {
 }
 
 func NewProduction(ctx context.Context, dir string) (*pgtest.Cluster, error) {
-	return newProduction(ctx, dir)
+	return newProduction(ctx, dir, 0.1)
 }
 
 func ReadLost(ctx context.Context, conn *pgx.Conn) (vendors, transactions int64, digest string, err error) {

@@ -90,7 +90,7 @@ func (k *clerk) invoice(ctx context.Context, tx pgx.Tx) error {
 	var vendor int64
 	var currency string
 	if err := tx.QueryRow(ctx, "SELECT recid, currency FROM vendtable WHERE recid >= $1 AND vendgroup <> $2 ORDER BY recid LIMIT 1",
-		erp.FirstRecID+rand.Int64N(1000), erp.NewVendors).Scan(&vendor, &currency); err != nil {
+		erp.FirstRecID+rand.Int64N(200), erp.NewVendors).Scan(&vendor, &currency); err != nil {
 		return fmt.Errorf("choose a vendor: %w", err)
 	}
 	k.posted++

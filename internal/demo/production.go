@@ -24,8 +24,8 @@ const (
 // scale is how much of an ERP the demo's production is: some hundred thousand rows.
 const scale = 0.7
 
-// newProduction starts the cluster and fills it.
-func newProduction(ctx context.Context, dir string) (*pgtest.Cluster, error) {
+// newProduction starts the cluster and fills it, at a scale of erp.Options.
+func newProduction(ctx context.Context, dir string, scale float64) (*pgtest.Cluster, error) {
 	c, err := pgtest.Start(ctx, pgtest.Options{Dir: filepath.Join(dir, "production"), Durable: true, Detached: true,
 		Settings: map[string]string{"max_wal_size": "2GB", "shared_buffers": "128MB"}})
 	if err != nil {

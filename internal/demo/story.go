@@ -43,7 +43,7 @@ func (s *story) makeProduction(ctx context.Context) (err error) {
 	s.say("An ERP runs on PostgreSQL: the databases business and reporting, in the shape of Dynamics 365, and people who post invoices. Sandglass will only ever read it.")
 	begin := time.Now()
 	done := s.busy("making it")
-	s.prod, err = newProduction(ctx, s.Dir)
+	s.prod, err = newProduction(ctx, s.Dir, scale)
 	done()
 	if err != nil {
 		return err
