@@ -21,27 +21,17 @@ func TestOldServerHangs(t *testing.T) {
 	must(t, err)
 	var pid int
 	fmt.Sscan(checkpointer, &pid)
-	must(t, s.Stop())
-	must(t, s.Serve(ctx, "SANDGLASS_CRASH=restore/cut over:before"))
-	streaming(t, s, "uat")
 	conn, err := s.Connect(ctx, "uat", "postgres")
 	must(t, err)
 	defer conn.Close(ctx)
-	op, err := s.Client.Start(ctx, sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest})
-	must(t, err)
-	select {
-	case <-s.Exited():
-	case <-time.After(2 * time.Minute):
-		t.Fatal("serve was not killed at the cutover")
-	}
-	must(t, s.Kill())
+	id := killedAt(t, s, "restore/cut over:before", sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest})
 	_, err = conn.Exec(ctx, "UPDATE identity SET who = 'written last'")
 	must(t, err)
 	must(t, syscall.Kill(pid, syscall.SIGSTOP)) // the shutdown checkpoint never comes
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
 	began := time.Now()
 	must(t, s.Serve(ctx))
-	op, err = s.Finish(ctx, op.ID)
+	op, err := s.Finish(ctx, id)
 	must(t, err)
 	if op.State != sandglass.Failed || op.Error.Code != operation.CodeCloseLate {
 		t.Errorf("the restore ended as %s: %v", op.State, op.Error)
@@ -86,19 +76,9 @@ func TestHistoryKilledAtTheCutover(t *testing.T) {
 	} {
 		at := time.Now()
 		was := recorded()
-		must(t, s.Stop())
-		must(t, s.Serve(ctx, "SANDGLASS_CRASH="+c.point))
-		streaming(t, s, "uat")
-		op, err := s.Client.Start(ctx, c.request)
-		must(t, err)
-		select {
-		case <-s.Exited():
-		case <-time.After(2 * time.Minute):
-			t.Fatalf("serve was not killed at %s", c.point)
-		}
-		must(t, s.Kill())
+		id := killedAt(t, s, c.point, c.request)
 		must(t, s.Serve(ctx))
-		op, err = s.Finish(ctx, op.ID)
+		op, err := s.Finish(ctx, id)
 		must(t, err)
 		if op.State != sandglass.Succeeded {
 			t.Fatalf("%s: %s %v", c.point, op.State, op.Error)

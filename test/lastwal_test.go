@@ -40,6 +40,23 @@ func disconnect(t *testing.T, s *systest.System) (mend func()) {
 	return func() { must(t, os.Remove(spool)) }
 }
 
+// killedAt starts an operation on the recorded uat in a `serve` that kills itself at a point, and gives its ID once it has.
+func killedAt(t *testing.T, s *systest.System, point string, r sandglass.Request) (operation string) {
+	t.Helper()
+	must(t, s.Stop())
+	must(t, s.Serve(t.Context(), "SANDGLASS_CRASH="+point))
+	streaming(t, s, "uat")
+	op, err := s.Client.Start(t.Context(), r)
+	must(t, err)
+	select {
+	case <-s.Exited():
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("serve was not killed at %s", point)
+	}
+	must(t, s.Kill())
+	return op.ID
+}
+
 // The WAL that a sandbox wrote while its recorder was away is in the repository once it has been put aside, or its
 // volume is not let go of.
 func TestLastWALOfASandbox(t *testing.T) {
@@ -102,21 +119,11 @@ func TestDeclarationAtTheCutover(t *testing.T) {
 	_, err := s.Client.StartRecording(ctx, "uat", nil)
 	must(t, err)
 	streaming(t, s, "uat")
-	must(t, s.Stop())
-	must(t, s.Serve(ctx, "SANDGLASS_CRASH=restore/cut over:before"))
-	streaming(t, s, "uat")
-	op, err := s.Client.Start(ctx, sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest})
-	must(t, err)
-	select {
-	case <-s.Exited():
-	case <-time.After(2 * time.Minute):
-		t.Fatal("serve was not killed at the cutover")
-	}
-	must(t, s.Kill())
+	id := killedAt(t, s, "restore/cut over:before", sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest})
 	metadata(t, s, `UPDATE sandglass.environment SET declaration = jsonb_set(jsonb_set(declaration, '{server,health}', '{"postgres": ["SELECT 1/0"]}'),
 		'{server,settings}', '{"shared_buffers": "900TB"}') WHERE name = 'uat' RETURNING name`)
 	must(t, s.Serve(ctx))
-	op, err = s.Finish(ctx, op.ID)
+	op, err := s.Finish(ctx, id)
 	must(t, err)
 	if op.State != sandglass.Succeeded {
 		t.Fatalf("the restore ended as %s: %v", op.State, op.Error)
