@@ -57,6 +57,9 @@ func TestRecordedSandbox(t *testing.T) {
 		t.Fatalf("the window of uat: %+v", w)
 	}
 	first := w.Images[0]
+	if _, wages := first.Databases["wages"]; first.Databases["shop"] == 0 || wages || first.Settings["max_connections"] == "" {
+		t.Errorf("its first image says %v %v", first.Databases, first.Settings)
+	}
 	t.Run("its window begins at the cutover", func(t *testing.T) {
 		if since := time.Since(w.Incarnations[0].Began); since > 5*time.Minute || !first.Ended.IsZero() && first.Ended.Before(w.Incarnations[0].Began.Add(-time.Minute)) {
 			t.Errorf("it began %s ago, with an image of %s", since, first.Ended)

@@ -21,7 +21,7 @@ import (
 
 // Adopt makes an image of a stopped volume the first of a new incarnation of its environment: the
 // sandbox's own history begins with it, and holds nothing of before.
-func (r *recorders) Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, v operation.Layout, progress func(sandglass.Progress)) error {
+func (r *recorders) Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, v operation.Layout, facts sandglass.Image, progress func(sandglass.Progress)) error {
 	raw, err := os.ReadFile(filepath.Join(v.Data, pg.ControlFile))
 	if err != nil {
 		return fmt.Errorf("read control file: %w", err)
@@ -48,7 +48,8 @@ func (r *recorders) Adopt(ctx context.Context, environment string, id sandglass.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make recorder folder: %w", err)
 	}
-	_, digests, err := recorder.ImageStopped(ctx, r.control.repo, sandglass.Image{ID: sandglass.ImageID(id), Environment: environment, Incarnation: id},
+	facts.ID, facts.Environment, facts.Incarnation = sandglass.ImageID(id), environment, id
+	_, digests, err := recorder.ImageStopped(ctx, r.control.repo, facts,
 		v.Data, tablespaces, repo.ImageOptions{Dir: dir})
 	if err != nil || digests == nil {
 		return err

@@ -16,9 +16,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
+	"sandglass/internal/policy"
 	"sandglass/internal/recorder"
 )
 
@@ -60,7 +63,7 @@ func (p passing) rehearsed(target db.Environment) db.Environment {
 
 // adopt makes the stopped copy's image the first of the sandbox's next incarnation. What an attempt
 // before made begins in WAL that is gone by now.
-func (h *Host) adopt(ctx context.Context, run *engine.Run, m *memory) error {
+func (h *Host) adopt(ctx context.Context, run *engine.Run, m *memory, facts sandglass.Image) error {
 	if err := h.disown(ctx, run.Request.Environment, m.Incarnation); err != nil {
 		return err
 	}
@@ -68,7 +71,32 @@ func (h *Host) adopt(ctx context.Context, run *engine.Run, m *memory) error {
 	if err := run.Save(ctx, *m); err != nil {
 		return err
 	}
-	return h.Recorders.Adopt(ctx, run.Request.Environment, m.Incarnation, h.Volumes.Layout(m.Volume), run.Progress)
+	return h.Recorders.Adopt(ctx, run.Request.Environment, m.Incarnation, h.Volumes.Layout(m.Volume), facts, run.Progress)
+}
+
+// factsOfCopy are what an image of the copy is to say besides what its files tell: the databases of the running copy, and the
+// settings that the environment declares for its server.
+func (h *Host) factsOfCopy(ctx context.Context, connect policy.Connect, m memory, target db.Environment) (sandglass.Image, error) {
+	c, err := h.sandboxConfig(ctx, m.Volume, m.Major, target.Declaration)
+	if err != nil {
+		return sandglass.Image{}, err
+	}
+	conn, err := connect(ctx, "postgres")
+	if err != nil {
+		return sandglass.Image{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	facts := sandglass.Image{Settings: c.Settings, Preload: c.Settings["shared_preload_libraries"], Databases: map[string]int64{}}
+	rows, err := conn.Query(ctx, "SELECT datname, pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database WHERE datconnlimit <> -2")
+	if err != nil {
+		return facts, fmt.Errorf("read the copy's databases: %w", err)
+	}
+	var name string
+	var size int64
+	if _, err = pgx.ForEachRow(rows, []any{&name, &size}, func() error { facts.Databases[name] = size; return nil }); err != nil {
+		return facts, fmt.Errorf("read the copy's databases: %w", err)
+	}
+	return facts, nil
 }
 
 // unrehearse undoes rehearse: an incarnation that was begun for the copy is ended.

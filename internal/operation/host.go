@@ -32,8 +32,9 @@ type Recorders interface {
 	// Drain sees that the repository holds all WAL of a volume that no server runs on, which is of an incarnation
 	// that nobody records meanwhile.
 	Drain(ctx context.Context, environment string, id sandglass.IncarnationID, volume Layout) error
-	// Adopt makes an image of a stopped volume the first of a new incarnation, which the environment does not show yet.
-	Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, volume Layout, progress func(sandglass.Progress)) error
+	// Adopt makes an image of a stopped volume the first of a new incarnation, which the environment does not show yet. The
+	// image carries Databases, Settings and Preload of facts.
+	Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, volume Layout, facts sandglass.Image, progress func(sandglass.Progress)) error
 }
 
 // Layout is where the parts of a volume are.

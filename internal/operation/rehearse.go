@@ -42,6 +42,10 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 	if err := h.newSegment(ctx, st.Connect); err != nil {
 		return err
 	}
+	facts, err := h.factsOfCopy(ctx, st.Connect, m, target)
+	if err != nil {
+		return err
+	}
 	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil {
 		return err
 	}
@@ -52,7 +56,7 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	if target.Recording {
-		if err := h.adopt(ctx, run, &m); err != nil {
+		if err := h.adopt(ctx, run, &m, facts); err != nil {
 			return err
 		}
 	}
