@@ -60,11 +60,14 @@ func (b *branch) clock(ctx context.Context) (clock, error) {
 	return c, nil
 }
 
+// beatsBack is how many segments without a keepalive are passed over to find the last one.
+const beatsBack = 8
+
 // beats are the keepalives of the branch's last segments, and what the recorder heard last.
 func (b *branch) beats(ctx context.Context, x *wal.Index, hi sandglass.SegmentNo) ([]sandglass.Beat, error) {
 	list := x.Beats
-	if len(list) == 0 && hi.Start(b.inc.SegmentSize) > b.from {
-		p, err := b.index(ctx, hi-1)
+	for seg := hi; len(list) == 0 && seg.Start(b.inc.SegmentSize) > b.from && hi-seg < beatsBack; seg-- {
+		p, err := b.index(ctx, seg-1)
 		if err != nil {
 			return nil, err
 		}

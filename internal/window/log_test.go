@@ -239,6 +239,16 @@ func (w *world) begin(id sandglass.IncarnationID, t time.Time) sandglass.Incarna
 	return inc
 }
 
+// beatsOf are the keepalives heard while a segment was being written.
+func (l *log) beatsOf(seg sandglass.SegmentNo) (beats []sandglass.Beat) {
+	for _, b := range l.beats {
+		if b.LSN > seg.Start(segmentSize) && b.LSN <= (seg+1).Start(segmentSize) {
+			beats = append(beats, b)
+		}
+	}
+	return beats
+}
+
 // put stores an incarnation's WAL as a recorder does, but for segments for which skip says so.
 func (w *world) put(inc sandglass.IncarnationID, l *log, skip func(sandglass.SegmentNo) bool) {
 	w.tb.Helper()
@@ -253,15 +263,10 @@ func (w *world) put(inc sandglass.IncarnationID, l *log, skip func(sandglass.Seg
 		data := l.b[i:min(len(l.b), i+segmentSize)]
 		w.must(x.Write(data))
 		seg := (l.start + sandglass.LSN(i)).Segment(segmentSize)
-		var beats []sandglass.Beat
-		for _, b := range l.beats {
-			if b.LSN > seg.Start(segmentSize) && b.LSN <= (seg+1).Start(segmentSize) {
-				beats = append(beats, b)
-			}
-		}
+		beats := l.beatsOf(seg)
 		for _, f := range x.Finished() {
 			if s := f.Start.Segment(segmentSize); skip == nil || !skip(s) {
-				f.Beats = beats
+				f.Beats = l.beatsOf(s) // it may be of a segment before, whose last record has only now become whole
 				w.must(w.PutIndex(ctx, env.Name, inc, l.tli, s, f.Marshal()))
 			}
 		}
