@@ -268,8 +268,12 @@ func (a *act) empty(ctx context.Context) (err error) {
 	if len(keys) > 0 {
 		sql = "DELETE FROM " + a.table.Name
 	}
-	if _, err := statement(ctx, a.tx, sql); err != nil {
+	n, err := statement(ctx, a.tx, sql)
+	if err != nil {
 		return err
+	}
+	if len(keys) > 0 {
+		a.out.rows = n
 	}
 	return a.changed(ctx, a.table.Name, nil, "empty", a.out.rows)
 }
