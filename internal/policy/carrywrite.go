@@ -219,6 +219,14 @@ func (c *carrier) put(ctx context.Context, u *unit) error {
 		}
 		rows += n
 	}
+	a := u.act(c)
+	var err error
+	if a.tree, err = u.table.tree(ctx, c.tx); err != nil {
+		return err
+	}
+	if err := a.recheck(ctx, nil); err != nil {
+		return u.unfit(err)
+	}
 	u.given, u.out.rows = rows, u.out.rows+rows
 	if u.rule.Merge != "" {
 		return u.act(c).changed(ctx, u.table.Name, u.rule.Only, "merge", rows)
