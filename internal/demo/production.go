@@ -22,7 +22,7 @@ const (
 )
 
 // scale is how much of an ERP the demo's production is: some hundred thousand rows.
-const scale = 0.7
+const scale = 0.5
 
 // newProduction starts the cluster and fills it, at a scale of erp.Options.
 func newProduction(ctx context.Context, dir string, scale float64) (*pgtest.Cluster, error) {

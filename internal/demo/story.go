@@ -184,7 +184,7 @@ func (s *story) makeSandbox(ctx context.Context) (err error) {
 		return fmt.Errorf("ask uat: %w", err)
 	}
 	s.say("uat has vendors of its own, printers, servers, a mail relay and users of its own, and a role %s with a password that nobody else knows. From now on a client connects to it and asks, again and again, without a pause.", uatApp)
-	s.uat.probe = pgtest.StartProbe(ctx, s.uatURL(), probeQuery)
+	s.uat.probe = pgtest.StartProbeEvery(ctx, s.uatURL(), probeQuery, 80*time.Millisecond)
 	return nil
 }
 

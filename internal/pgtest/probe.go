@@ -20,14 +20,19 @@ type Probe struct {
 	asked  int64
 }
 
-const probeEvery = 40 * time.Millisecond
+const probeEvery = 20 * time.Millisecond
 
 // StartProbe begins to ask the server at url the query, without a pause, until Stop.
 func StartProbe(ctx context.Context, url, query string) *Probe {
+	return StartProbeEvery(ctx, url, query, probeEvery)
+}
+
+// StartProbeEvery is StartProbe at another pace: each question is a session of its own, and takes the server some time.
+func StartProbeEvery(ctx context.Context, url, query string, every time.Duration) *Probe {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &Probe{cancel: cancel, last: time.Now()}
 	p.done.Go(func() {
-		tick := time.NewTicker(probeEvery)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			if Ask(ctx, url, query) == nil {
