@@ -30,6 +30,7 @@ test: go install-postgres ## all tests, against real PostgreSQL servers (under 1
 
 test-long: go install-postgres ## the full matrices: every crash point, many moments (hours)
 	go test -timeout 6h -tags long ./...
+	go test -count=1 -timeout 1h -tags 'long crashpoints' -run TestCrashMatrix ./internal/engine
 	packaging/majors $(MAJORS)
 	SANDGLASS_PG_BIN="$(MAJORS)/*/package/native/bin" go test -count=1 -timeout 1h -tags long -run 'TestEveryMajor|TestMajors' ./test ./internal/wal
 	for major in 14 16 17 18; do \
