@@ -20,8 +20,8 @@ type Needle struct {
 	Value []byte
 	// Of is what the caller knows the value by; a Hit has the same.
 	Of int
-	// Word is a name or an address, which counts only where no letter, digit or dash is beside it, and whose letters
-	// may be large or small.
+	// Word is a name or an address in ASCII, which counts only where no letter, digit or dash is beside it, and whose
+	// letters may be large or small.
 	Word bool
 }
 
@@ -41,8 +41,8 @@ func Searchable(value []byte) bool {
 	return distinct >= minDistinct && window(value, nil) >= 0
 }
 
-// Index finds needles by a window of 8 bytes of each: a bitmap says of most bytes of a file, in a nanosecond each,
-// that no window begins there.
+// Index finds needles by a window of 8 bytes of each, in which letters are as good as small: a bitmap says of most
+// bytes of a file, in a nanosecond each, that no window begins there.
 type Index struct {
 	bits    []uint64 // a power of two of them
 	shift   uint
@@ -63,10 +63,6 @@ func NewIndex(needles []Needle) *Index {
 	for _, n := range needles {
 		n.Value = n.Value[:min(len(n.Value), MaxLength)]
 		if !Searchable(n.Value) {
-			continue
-		}
-		if n.Word {
-			all = append(all, cases(n)...)
 			continue
 		}
 		all = append(all, n)
@@ -98,22 +94,10 @@ func hash(w uint64) uint64 { return w * 0x9E3779B97F4A7C15 }
 
 func mask(h uint64) uint64 { return 1<<(h>>20&63) | 1<<(h>>26&63) }
 
-func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+// small makes letters small, and other bytes something else of their own or of a few: a sieve, not a comparison.
+const small = 0x2020202020202020
 
-// cases are a word as it is written, in small and in large letters.
-func cases(n Needle) []Needle {
-	out := []Needle{n}
-	for _, v := range [][]byte{bytes.ToLower(n.Value), bytes.ToUpper(n.Value)} {
-		same := false
-		for _, o := range out {
-			same = same || bytes.Equal(o.Value, v)
-		}
-		if !same {
-			out = append(out, Needle{v, n.Of, n.Word})
-		}
-	}
-	return out
-}
+func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) | small }
 
 // offsets are where a needle's window may be: a few, spread over it. A window never begins with a zero byte, so that
 // stretches of zeros can be passed over, nor consists of one byte repeated.
@@ -136,7 +120,7 @@ func offsets(value []byte) []int {
 
 func uniform(b []byte) bool {
 	for _, c := range b {
-		if c != b[0] {
+		if c|0x20 != b[0]|0x20 {
 			return false
 		}
 	}
@@ -165,30 +149,56 @@ func (x *Index) scan(b []byte, from, to int, found func(e entry, at int)) {
 			i += MinLength - 1
 			continue
 		}
+		w |= small
 		h := hash(w)
 		if m := mask(h); bitmap[h>>(shift&63)]&m != m { // &63: no test for a larger shift
 			continue
 		}
 		for _, e := range x.windows[w] {
-			if at := i - e.offset; at >= 0 && bytes.HasPrefix(b[at:], e.needle.Value) && (!e.needle.Word || alone(b, at, len(e.needle.Value))) {
+			if at := i - e.offset; at >= 0 && e.needle.in(b, at) {
 				found(e, at)
 			}
 		}
 	}
 }
 
-// alone says whether what is at b[at:at+n] is a whole name or address: "10.0.0.12" is not in "10.0.0.123" or
-// "110.0.0.12", but db.example.com is in "x.db.example.com".
-func alone(b []byte, at, n int) bool {
-	part := func(c byte) bool {
-		return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_'
-	}
-	if at > 0 && part(b[at-1]) {
+// in says whether the needle is at b[at:].
+func (n Needle) in(b []byte, at int) bool {
+	end := at + len(n.Value)
+	if end > len(b) {
 		return false
 	}
-	end := at + n
-	if end < len(b) && part(b[end]) {
+	if !n.Word {
+		return bytes.Equal(b[at:end], n.Value)
+	}
+	return bytes.EqualFold(b[at:end], n.Value) && alone(b, at, end)
+}
+
+// Mentioned says which needles, by their Of, are in a text.
+func (x *Index) Mentioned(text []byte) map[int]bool {
+	of := map[int]bool{}
+	x.scan(text, 0, len(text), func(e entry, _ int) { of[e.needle.Of] = true })
+	return of
+}
+
+// part says whether a byte is part of a name.
+func part(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_'
+}
+
+func hexadecimal(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+// alone says whether what is at b[at:end] is a whole name or address: "10.0.0.12" is not in "10.0.0.123" or
+// "110.0.0.12", nor "fd00::1:2" in "fd00::1:2:3", but db.example.com is in "x.db.example.com".
+func alone(b []byte, at, end int) bool {
+	if at > 0 && part(b[at-1]) || end < len(b) && part(b[end]) {
 		return false
+	}
+	if bytes.IndexByte(b[at:end], ':') >= 0 { // IPv6
+		return !(at > 1 && b[at-1] == ':' && (hexadecimal(b[at-2]) || b[at-2] == ':')) &&
+			!(end+1 < len(b) && b[end] == ':' && (hexadecimal(b[end+1]) || b[end+1] == ':'))
 	}
 	numeric := b[at] >= '0' && b[at] <= '9' && b[end-1] >= '0' && b[end-1] <= '9'
 	if numeric && at > 1 && b[at-1] == '.' && part(b[at-2]) {
