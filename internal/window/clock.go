@@ -4,6 +4,7 @@ package window
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"sandglass"
@@ -16,7 +17,8 @@ type clock struct {
 	high time.Time
 	// covered is the latest time at which production's WAL ended at or before the branch's end.
 	covered time.Time
-	// stopped is set when the branch ends with a shutdown checkpoint: nothing was written from then to this time.
+	// stopped is the time of the shutdown checkpoint that the branch ends with, if it does. What was after it is not known:
+	// the server may have run again, or another in its place, unheard.
 	stopped time.Time
 	// newest is production's clock when last heard, with or without its WAL.
 	newest time.Time
@@ -41,12 +43,9 @@ func (b *branch) clock(ctx context.Context) (clock, error) {
 		}
 	}
 	if n := len(x.Checkpoints); n > 0 && x.Checkpoints[n-1].LSN == x.Last && x.Checkpoints[n-1].Kind == wal.ShutdownCheckpoint {
-		c.stopped = latest(x.Checkpoints[n-1].Time, b.inc.Ended)
-		if away := b.inc.Away; len(away) > 0 && away[len(away)-1].To.IsZero() {
-			c.stopped = latest(c.stopped, away[len(away)-1].From)
-		}
+		c.stopped = x.Checkpoints[n-1].Time
 	}
-	beats, err := b.beats(ctx, x, hi)
+	beats, err := b.beats(ctx, x, max(b.begin(), st.ended))
 	if err != nil {
 		return c, err
 	}
@@ -60,18 +59,25 @@ func (b *branch) clock(ctx context.Context) (clock, error) {
 	return c, nil
 }
 
-// beatsBack is how many segments without a keepalive are passed over to find the last one.
-const beatsBack = 8
-
-// beats are the keepalives of the branch's last segments, and what the recorder heard last.
-func (b *branch) beats(ctx context.Context, x *wal.Index, hi sandglass.SegmentNo) ([]sandglass.Beat, error) {
+// beats are the newest keepalives that the branch holds, and what the recorder heard last; x is the branch's last index.
+// None from before since, the newest commit or abort, is looked for: it tells no more than that does, whose time
+// was taken at most Settle before.
+func (b *branch) beats(ctx context.Context, x *wal.Index, since sandglass.LSN) ([]sandglass.Beat, error) {
 	list := x.Beats
-	for seg := hi; len(list) == 0 && seg.Start(b.inc.SegmentSize) > b.from && hi-seg < beatsBack; seg-- {
-		p, err := b.index(ctx, seg-1)
+	if b.end.Offset(b.inc.SegmentSize) == 0 { // what was heard since belongs to a segment of which nothing is there yet
+		_, hi := b.bounds()
+		next, err := b.r.TailBeats(ctx, b.env, b.inc.ID, b.timeline(hi), hi+1)
 		if err != nil {
 			return nil, err
 		}
-		list = p.Beats
+		list = slices.Concat(list, next)
+	}
+	for at := x.Start; len(list) == 0 && at > since && at > b.from; at = x.Start {
+		var err error
+		if x, err = b.index(ctx, b.segment(at)-1); err != nil {
+			return nil, err
+		}
+		list = x.Beats
 	}
 	if b.live == nil {
 		return list, nil

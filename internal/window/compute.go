@@ -33,12 +33,10 @@ func Compute(ctx context.Context, r Repository, env sandglass.Environment, live 
 		if i == 0 {
 			w.Earliest, w.EarliestLSN = p.from, s.branches[p.at].begin()
 		}
-		settled, err := s.heldUntil(ctx, i)
-		if err != nil {
-			return w, err
-		}
-		w.Latest = latest(w.Latest, settled)
 		if i == len(s.pieces)-1 {
+			if w.Latest, err = s.settledBy(ctx, i); err != nil {
+				return w, err
+			}
 			break
 		}
 		g, err := s.gapAfter(ctx, i)

@@ -161,6 +161,12 @@ func (l *log) delete(xid, file uint32, n int) {
 	}
 }
 
+// switchSegment ends the segment, as pg_switch_wal does.
+func (l *log) switchSegment() {
+	l.record(0, 0x40, 0, nil, nil)
+	l.b = append(l.b, make([]byte, segmentSize-l.end().Offset(segmentSize))...)
+}
+
 // next is where the next record will start.
 func (l *log) next() sandglass.LSN {
 	n := (l.end() + 7) &^ 7

@@ -117,7 +117,7 @@ func (s *resolver) whole(i int) bool {
 	return p.left != nil && p.left.LSN != 0 && s.branches[p.at].end >= p.left.LSN
 }
 
-// heldUntil is the newest settled moment of a piece; zero when there is none.
+// heldUntil is up to when a piece is settled: its end, or its newest settled moment; zero when there is none.
 func (s *resolver) heldUntil(ctx context.Context, i int) (time.Time, error) {
 	p := s.pieces[i]
 	if s.whole(i) {
@@ -131,6 +131,23 @@ func (s *resolver) heldUntil(ctx context.Context, i int) (time.Time, error) {
 		settled = p.to
 	}
 	return settled, nil
+}
+
+// settledBy is the newest settled moment of a piece or, if it has none, of one before it; zero when there is none.
+func (s *resolver) settledBy(ctx context.Context, i int) (time.Time, error) {
+	for ; i >= 0; i-- {
+		held, err := s.heldUntil(ctx, i)
+		if err != nil {
+			return held, err
+		}
+		if to := s.pieces[i].to; !to.IsZero() && held.Equal(to) {
+			held = to.Add(-time.Microsecond) // the end itself belongs to what follows
+		}
+		if !held.IsZero() {
+			return held, nil
+		}
+	}
+	return time.Time{}, nil
 }
 
 // gapAfter is the gap between a piece and the next, which is without end when there is none. It is empty

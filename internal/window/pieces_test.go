@@ -4,6 +4,7 @@ package window_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -131,13 +132,85 @@ func TestStateThatWasNotRecorded(t *testing.T) {
 		seconds float64
 		want    sandglass.Code
 	}{{80, ""}, {99, ""}, {100, sandglass.CodeMomentGap}, {150, sandglass.CodeMomentGap}, {199, sandglass.CodeMomentGap}, {200, ""}} {
-		if _, err := w.resolve(timeMoment(sec(c.seconds))); sandglass.CodeOf(err) != c.want {
+		_, err := w.resolve(timeMoment(sec(c.seconds)))
+		if sandglass.CodeOf(err) != c.want {
 			t.Errorf("second %v: %v, want %q", c.seconds, err, c.want)
+		}
+		if e, ok := errors.AsType[*sandglass.Error](err); ok {
+			for _, near := range []time.Time{e.Before, e.After} {
+				if r, err := w.resolve(timeMoment(near)); err != nil {
+					t.Errorf("second %v: the near moment %s: %s", c.seconds, near, show(r, err))
+				}
+			}
 		}
 	}
 	drawn, err := window.Compute(t.Context(), w, env, nil)
 	w.must(err)
 	if len(drawn.Gaps) != 1 || !drawn.Gaps[0].From.Equal(sec(100)) || !drawn.Gaps[0].To.Equal(sec(200)) {
 		t.Errorf("gaps %+v", drawn.Gaps)
+	}
+}
+
+// TestRanAgain is a server that stopped, with all its WAL held, and ran again unheard before it was left. What it did then
+// is not known, so none of it is resolved to its stop.
+func TestRanAgain(t *testing.T) {
+	for name, end := range map[string]func(w *world, held sandglass.LSN){
+		"the rest of its WAL is not held":  func(w *world, held sandglass.LSN) { w.away("a", sec(200), time.Time{}, held+8) },
+		"where its WAL ended is not known": func(w *world, held sandglass.LSN) { w.away("a", sec(200), time.Time{}, 0) },
+		"it was lost": func(w *world, held sandglass.LSN) {
+			w.must(w.EndIncarnation(context.Background(), env.Name, "a", sec(200), "Production has removed WAL that was not recorded yet."))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.begin("a", t0)
+			a := newLog()
+			a.filler(100)
+			a.image("a1", 710, sec(10))
+			a.commit(710, sec(50))
+			a.checkpoint(0x00, 0, 711, sec(99))
+			w.put("a", a, nil)
+			end(w, (a.end()+7)&^7)
+			w.begin("b", sec(200))
+			b := newLog()
+			b.image("b1", 710, sec(210))
+			b.beat(sec(300))
+			w.put("b", b, nil)
+			for second, want := range map[float64]sandglass.Code{99: "", 99.1: sandglass.CodeMomentGap, 150: sandglass.CodeMomentGap, 205: sandglass.CodeMomentGap, 210: ""} {
+				if r, err := w.resolve(timeMoment(sec(second))); sandglass.CodeOf(err) != want {
+					t.Errorf("second %v: %s, want %q", second, show(r, err), want)
+				}
+			}
+		})
+	}
+}
+
+// TestJustTakenUp: what is settled just after a cutover is what was shown before it.
+func TestJustTakenUp(t *testing.T) {
+	w := newWorld(t)
+	w.begin("a", t0)
+	a := newLog()
+	a.filler(100)
+	a.image("a1", 710, sec(10))
+	a1 := a.commit(710, sec(50))
+	a.checkpoint(0x00, 0, 711, sec(99))
+	w.put("a", a, nil)
+	w.away("a", sec(100), time.Time{}, (a.end()+7)&^7)
+	w.begin("b", sec(90))
+	b := newLog()
+	b.filler(100)
+	b.image("b1", 710, sec(91))
+	w.put("b", b, nil)
+	w.away("b", sec(90), sec(100), 0)
+
+	drawn, err := window.Compute(t.Context(), w, env, nil)
+	w.must(err)
+	_, err = w.resolve(timeMoment(sec(101)))
+	e, _ := errors.AsType[*sandglass.Error](err)
+	if e == nil || len(drawn.Gaps) != 0 || !drawn.Latest.Equal(e.Before) {
+		t.Fatalf("the window: latest %s, gaps %+v; second 101: %+v", drawn.Latest, drawn.Gaps, e)
+	}
+	if r, err := w.resolve(timeMoment(drawn.Latest)); err != nil || r.Incarnation != "a" || r.From != a1 {
+		t.Errorf("the latest moment, %s: %s", drawn.Latest, show(r, err))
 	}
 }

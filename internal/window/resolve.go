@@ -125,10 +125,13 @@ func (s *resolver) settle(ctx context.Context, in int, t time.Time) error {
 	if err != nil {
 		return err
 	}
-	settled := c.settled()
-	switch {
-	case !t.After(settled):
+	if !t.After(c.settled()) {
 		return nil
+	}
+	settled, err := s.settledBy(ctx, in)
+	switch {
+	case err != nil:
+		return err
 	case !s.open(in):
 		return s.gap(ctx, in, t)
 	case !t.After(c.newest) || b.streaming() && t.Sub(c.newest) <= Settle:
@@ -151,7 +154,11 @@ func (s *resolver) gap(ctx context.Context, in int, t time.Time) error {
 	if err != nil {
 		return err
 	}
-	return s.refuse(sandglass.CodeMomentGap, g.From, g.To, fmt.Sprintf("%s lies in a gap of the window: %s", s.at(t), g.Reason), "Choose a moment before or after the gap.")
+	before, err := s.settledBy(ctx, in)
+	if err != nil {
+		return err
+	}
+	return s.refuse(sandglass.CodeMomentGap, before, g.To, fmt.Sprintf("%s lies in a gap of the window: %s", s.at(t), g.Reason), "Choose a moment before or after the gap.")
 }
 
 // atLSN resolves a position: records that start before it are included.
