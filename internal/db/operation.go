@@ -30,7 +30,7 @@ type Operation struct {
 func Busy(environment, operation string) *sandglass.Error {
 	return &sandglass.Error{Code: sandglass.CodeEnvironmentBusy, Op: "start operation",
 		Message: fmt.Sprintf("Environment %q is busy with operation %s.", environment, operation),
-		Remedy:  fmt.Sprintf("Wait for it with `sandglass operation wait %s`, or cancel it with `sandglass operation cancel %s`.", operation, operation)}
+		Remedy:  fmt.Sprintf("Wait for it with `sandglass ops watch %s`, or cancel it with `sandglass ops cancel %s`.", operation, operation)}
 }
 
 const operationColumns = `id, host, exclusive, kind, environment, source, state, asked_by, reason, created, began, ended, version,
@@ -87,6 +87,14 @@ func (tx *Tx) InsertOperation(ctx context.Context, o Operation) error {
 		}
 	}
 	return tx.Notify(ctx, OperationTopic(o.ID))
+}
+
+// NoReturnSince names the first exclusive operation on the same environment that was begun after one and came to its
+// point of no return; "" for none.
+func (q Queries) NoReturnSince(ctx context.Context, id string) (later string, err error) {
+	err = q.q.QueryRow(ctx, `SELECT coalesce(min(l.id), '') FROM sandglass.operation o JOIN sandglass.operation l
+		ON l.environment = o.environment AND l.created > o.created AND l.exclusive AND l.no_return WHERE o.id = $1`, id).Scan(&later)
+	return later, wrap("look for operations after "+id, err)
 }
 
 // KnownOperations are the IDs of all operations.

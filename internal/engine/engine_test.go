@@ -266,6 +266,33 @@ func TestRetryOfAWayBack(t *testing.T) {
 	await(t, e, start(t, e, "toy").ID, finished) // the environment is free
 }
 
+// TestNoWayBackPastALaterOne: a way back that was given up must not undo what a later operation has made.
+func TestNoWayBackPastALaterOne(t *testing.T) {
+	var j journal
+	steps := j.steps("a", "b")
+	steps[1].NoReturn = true
+	steps[1].Do = func(context.Context, *engine.Run) error { return errors.New("oops") }
+	steps[1].Undo = func(context.Context, *engine.Run) error { return errors.New("not yet") }
+	other := j.steps("look")
+	later := j.steps("c")
+	later[0].NoReturn = true
+	e := newEngine(t, open(t), engine.Config{UndoTries: 1}, engine.Workflow{Kind: "toy", Steps: steps}, engine.Workflow{Kind: "other", Steps: other},
+		engine.Workflow{Kind: "later", Steps: later})
+	run(t, e)
+	first := await(t, e, start(t, e, "toy").ID, finished)
+	await(t, e, start(t, e, "other").ID, finished)
+	if _, err := e.Retry(t.Context(), first.ID, "anna"); err != nil {
+		t.Errorf("after one that changed nothing: %v", err)
+	}
+	await(t, e, first.ID, finished)
+	o := await(t, e, start(t, e, "later").ID, finished)
+	_, err := e.Retry(t.Context(), first.ID, "anna")
+	if sandglass.CodeOf(err) != engine.CodeNothingToRetry || !strings.Contains(err.Error(), o.ID) {
+		t.Errorf("after one that can't be taken back: %v", err)
+	}
+	j.want(t, "do a", "do look", "do c")
+}
+
 func TestFinishedIsRepeated(t *testing.T) {
 	var j journal
 	var tries atomic.Int64

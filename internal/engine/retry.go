@@ -16,7 +16,8 @@ import (
 const CodeNothingToRetry sandglass.Code = "operation.nothing_to_retry"
 
 // Retry goes on with the way back of an operation that ended with CodeUndoFailed, and returns at once; Wait tells when it
-// has ended. It gives CodeNothingToRetry when nothing was left, and CodeEnvironmentBusy while another operation is unfinished.
+// has ended. It gives CodeNothingToRetry when nothing was left, or a later operation came to its point of
+// no return: what it made would be lost; and CodeEnvironmentBusy while another operation is unfinished.
 func (e *Engine) Retry(ctx context.Context, id, askedBy string) (sandglass.Operation, error) {
 	err := e.DB.Do(ctx, func(tx *db.Tx) error {
 		o, err := tx.LockOperation(ctx, id)
@@ -32,6 +33,13 @@ func (e *Engine) Retry(ctx context.Context, id, askedBy string) (sandglass.Opera
 			return err
 		} else if busy != "" && o.Exclusive {
 			return db.Busy(o.Environment, busy)
+		}
+		if later, err := tx.NoReturnSince(ctx, id); err != nil {
+			return err
+		} else if later != "" && o.Exclusive {
+			return &sandglass.Error{Code: CodeNothingToRetry, Op: "retry operation",
+				Message: fmt.Sprintf("Operation %s has changed %s since, so operation %s can't be taken back any more.", later, o.Environment, id),
+				Remedy:  "To go back from what is there now, use `sandglass undo`."}
 		}
 		if err := e.forgetJobs(ctx, tx, id); err != nil {
 			return err
