@@ -1,7 +1,7 @@
 // Carry-over: the rows that stay the sandbox's own across a restore, by the rules keep and merge
 // of packs. All such rules of one database are done together, in one transaction of the copy and
 // from one snapshot of the running sandbox, after every other rule: what refers to what is then
-// judged once, for the whole. carryread.go reads, carrywrite.go and conflicts.go give.
+// judged once, for the whole. carryread.go reads, carrywrite.go and conflicts.go give, carryagain.go is 8c.
 
 package policy
 
@@ -124,6 +124,9 @@ func (c *carrier) carry(ctx context.Context, own pgx.Tx, began time.Time) error 
 	if _, err := c.tx.Exec(ctx, `DELETE FROM sandglass.changed_columns WHERE operation = $1 AND policy || '/' || rule = ANY ($2) AND action IN ('keep', 'merge')`, c.in.Run, c.ruleNames()); err != nil {
 		return fmt.Errorf("begin to carry: %w", err)
 	}
+	if _, err := c.tx.Exec(ctx, snapshotSettings); err != nil {
+		return err
+	}
 	if err := c.plan(ctx, c.tx, own); err != nil {
 		return err
 	}
@@ -153,6 +156,9 @@ func (c *carrier) carry(ctx context.Context, own pgx.Tx, began time.Time) error 
 			return err
 		}
 	}
+	if err := c.noteUnproven(ctx, c.tx); err != nil {
+		return err
+	}
 	return c.recordUnits(ctx)
 }
 
@@ -179,11 +185,7 @@ func (c *carrier) recordUnits(ctx context.Context) error {
 	for _, u := range c.units {
 		result := ""
 		if u.rule.Keep != "" {
-			d, err := u.result(ctx, c.tx)
-			if err != nil {
-				return err
-			}
-			result = d.String()
+			result = u.kept.String()
 		}
 		if _, err := c.tx.Exec(ctx, `INSERT INTO sandglass.carried (operation, rule, table_name, columns, rows, digest, result) VALUES ($1, $2, $3, coalesce($4::text[], '{}'), $5, $6, $7)`, // no columns: there is no sandbox yet
 			c.in.Run, u.name(), u.table.Name, u.columns, u.given, u.digest(), result); err != nil {
@@ -259,65 +261,6 @@ func (in Input) fromTarget(ctx context.Context, database string, do func(own pgx
 		return fmt.Errorf("take a snapshot of the sandbox: %w", err)
 	}
 	return do(tx)
-}
-
-// CarryAgain is 8c: what the sandbox's people have changed of their own rows since Neutralize is
-// given to the copy, and the assertions about these tables are asked again. The report is of the
-// databases where that was so. The sandbox must be fenced, so that this is the last word; whatever the copy can't
-// hold now, though it could before, is an error of CodeCarryChanged.
-func CarryAgain(ctx context.Context, st Staging, in Input) (again Report, err error) {
-	if in.FromTarget == nil {
-		return again, nil
-	}
-	before := map[string][]string{}
-	j := newJob(st, in)
-	for _, r := range in.rules() {
-		if r.carries == nil {
-			continue
-		}
-		err := st.Connect.in(ctx, r.database, func(conn *pgx.Conn) error {
-			for _, c := range r.carries {
-				o, _, _, err := doneBefore(ctx, conn, c.name())
-				if err != nil {
-					return err
-				}
-				before[c.name()] = o.missed
-			}
-			j.report = Report{}
-			if err := j.carryOver(ctx, conn, r.database, r); err != nil {
-				return ruleError(r, r.database, err)
-			}
-			if len(j.report.Rules) == 0 || j.report.Rules[0].Skipped {
-				return nil
-			}
-			again.Rules = append(again.Rules, j.report.Rules...)
-			if err := j.sameConflicts(ctx, conn, r, before); err != nil {
-				return err
-			}
-			return proveCarried(ctx, conn, in, r)
-		})
-		if err != nil {
-			return again, err
-		}
-	}
-	return again, nil
-}
-
-// sameConflicts refuses rows that stay behind now and did not before: nobody has been told of them.
-func (j *job) sameConflicts(ctx context.Context, q querier, r rule, before map[string][]string) error {
-	for _, c := range r.carries {
-		o, _, _, err := doneBefore(ctx, q, c.name())
-		if err != nil {
-			return err
-		}
-		for _, missed := range o.missed {
-			if !slices.Contains(before[c.name()], missed) {
-				return &sandglass.Error{Code: CodeCarryChanged, Op: "carry over", Message: "Rows that stay the sandbox's own were changed while it was about to be swapped, and the copy can't hold them all. " + missed,
-					Remedy: "The sandbox is as it was. Start the restore again."}
-			}
-		}
-	}
-	return nil
 }
 
 // lookAtOwn finds how the tables of the rules keep and merge differ between the sandbox and the

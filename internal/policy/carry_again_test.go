@@ -32,7 +32,16 @@ func TestCarryAgain(t *testing.T) {
 		change                       string // in the sandbox, before 8c
 		again                        sandglass.Code
 		last                         string
+		missed                       string // reported
+		after, shows                 string // a query of the copy, at the end
+		ownAfter, ownShows           string // of the sandbox
 	}
+	const (
+		split    = "CREATE TABLE far (id int PRIMARY KEY); CREATE TABLE whole (id int REFERENCES far, v text) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF whole FOR VALUES FROM (0) TO (9); CREATE VIEW a AS SELECT *, NULL AS w FROM whole; "
+		numbered = "CREATE SEQUENCE n; CREATE TABLE a (id int PRIMARY KEY DEFAULT nextval('n'), v text, w text); "
+		chain    = "CREATE TABLE first (id int PRIMARY KEY); CREATE TABLE second (id int PRIMARY KEY, of int REFERENCES first); CREATE TABLE a (id int PRIMARY KEY, v text, w text, of int REFERENCES second); "
+		small    = "CREATE EXTENSION citext SCHEMA public; CREATE TABLE a (id public.citext PRIMARY KEY, v text, w text); "
+	)
 	const a, id = "SELECT concat_ws(' ', id, v, w) FROM public.a ORDER BY id", "CREATE TABLE a (id int PRIMARY KEY, v text, w text UNIQUE); "
 	for n, s := range []scene{
 		{name: "nothing changes", copySQL: id + "INSERT INTO a VALUES (1, 'p')", ownSQL: id + "INSERT INTO a VALUES (2, 'o')", rules: ownRule("r", "a", "keep: target"), first: "2 o", last: "2 o"},
@@ -63,6 +72,23 @@ func TestCarryAgain(t *testing.T) {
 		{name: "a declared key", copySQL: "CREATE TABLE a (id int, v text, w text); INSERT INTO a VALUES (1, 'p', 'x'), (2, NULL, 'y'), (2, NULL, 'z')", ownSQL: id + "INSERT INTO a VALUES (8, 'p', 'o'), (9, NULL, 'q')", rules: ownRule("r", "a", "merge: target", "key: [v]"), first: "2 y, 2 z, 8 p o", last: "2 y, 2 z, 8 p o"},
 		{name: "a table named m", copySQL: "CREATE TABLE m (m int PRIMARY KEY, key text); INSERT INTO m VALUES (1, 'p'), (2, 'p'); CREATE VIEW a AS SELECT m AS id, key AS v, NULL AS w FROM m", ownSQL: "CREATE TABLE m (m int PRIMARY KEY, key text); INSERT INTO m VALUES (2, 'o')", rules: ownRule("r", "m", "merge: target"),
 			first: "1 p, 2 o", change: "INSERT INTO m VALUES (3, 'n')", last: "1 p, 2 o, 3 n"},
+		{name: "a partition's key", copySQL: split + "INSERT INTO far VALUES (1)", ownSQL: split + "INSERT INTO far VALUES (1), (2); INSERT INTO whole VALUES (1, '1'), (2, '2')", rules: ownRule("r", "part", "keep: target"), first: "1 1", last: "1 1", missed: "1 rows of the sandbox's public.part stay behind: they refer to rows of public.far"},
+		{name: "a default's sequence", copySQL: numbered + "SELECT setval('n', 3)", ownSQL: numbered + "SELECT setval('n', 40); INSERT INTO a (v) VALUES ('o')", rules: ownRule("r", "a", "keep: target"), first: "41 o", last: "41 o",
+			after: "SELECT nextval('public.n')::text", shows: "42"},
+		{name: "gone with production's", copySQL: chain + "INSERT INTO first VALUES (1); INSERT INTO second VALUES (10, 1)", ownSQL: chain + "INSERT INTO second VALUES (10, NULL); INSERT INTO a VALUES (7, 'o', NULL, 10), (8, 'o', NULL, NULL)",
+			rules: ownRule("f", "first", "keep: target") + ownRule("r", "a", "keep: target"), first: "8 o", last: "8 o", missed: "1 rows of the sandbox's public.a stay behind: they refer to rows of production that went"},
+		{name: "and it says stop", copySQL: chain + "INSERT INTO first VALUES (1); INSERT INTO second VALUES (10, 1)", ownSQL: chain + "INSERT INTO second VALUES (10, NULL); INSERT INTO a VALUES (7, 'o', NULL, 10)",
+			rules: ownRule("f", "first", "keep: target") + ownRule("r", "a", "keep: target", "on_conflict: stop"), code: policy.CodeCarryConflict, says: "went with those they refer to"},
+		{name: "the same rows twice", copySQL: "CREATE TABLE a (id int, v text, w text)", ownSQL: "CREATE TABLE a (id int, v text, w text); INSERT INTO a VALUES (1, 'o'), (2, 'o')", rules: ownRule("r", "a", "keep: target") + ownRule("s", "a", "where: id = 1", "keep: target"),
+			code: policy.CodeTableUnfit, says: "The rule own/r gave 2 rows of the sandbox to public.a, and selects 3 there"},
+		{name: "side by side", copySQL: id + "INSERT INTO a VALUES (1, 'p'), (2, 'p'), (3, 'p')", ownSQL: id + "INSERT INTO a VALUES (1, 'o'), (2, 'o'), (3, 'o')", rules: ownRule("r", "a", "where: id = 1", "keep: target") + ownRule("s", "a", "where: id = 2", "keep: target"),
+			first: "1 o, 2 o, 3 p", change: "UPDATE a SET v = 'n'", last: "1 n, 2 n, 3 p"},
+		{name: "a condition on other rows", copySQL: id + "CREATE TABLE local (id int)", ownSQL: id + "CREATE TABLE local (id int); INSERT INTO local VALUES (1); INSERT INTO a VALUES (1, 'o')", rules: ownRule("r", "a", "where: id IN (SELECT l.id FROM public.local l)", "keep: target"),
+			code: policy.CodeTableUnfit, says: "gave 1 rows of the sandbox to public.a, and selects 0 there"},
+		{name: "more than a condition", copySQL: id, ownSQL: id + "CREATE TABLE victim (x int)", rules: ownRule("r", "a", "where: 'true)) TO STDOUT; COMMIT; DROP TABLE public.victim; COPY (SELECT id FROM public.a WHERE (true'", "keep: target"),
+			code: policy.CodeRuleFailed, says: "42601", ownAfter: "SELECT to_regclass('public.victim')::text", ownShows: "public.victim"},
+		{name: "keys in capitals", copySQL: small + "INSERT INTO a VALUES ('one', 'p'), ('Two', 'p')", ownSQL: small + "INSERT INTO a VALUES ('ONE', 'o'), ('three', 'o')", rules: ownRule("r", "a", "merge: target"), first: "ONE o, three o, Two p",
+			change: "UPDATE a SET id = 'THREE' WHERE id = 'three'", last: "ONE o, THREE o, Two p"},
 		{name: "a refusing snapshot column", copySQL: id, ownSQL: id, rules: ownRule("r", "a", "keep: target", "where: nothing > 1"), code: policy.CodeRuleFailed, says: "nothing"},
 	} {
 		database := "shop"
@@ -78,8 +104,16 @@ func TestCarryAgain(t *testing.T) {
 		if got := sandglass.CodeOf(err); s.code != "" && (got != s.code || !strings.Contains(sandglass.AsError(err).Message, s.says)) || s.code == "" && err != nil {
 			t.Errorf("%s: %v, want %s %s", s.name, err, s.code, s.says)
 		}
+		if s.ownAfter != "" {
+			if got := ask(t, own, "shop_uat", s.ownAfter); got != s.ownShows {
+				t.Errorf("%s: the sandbox: %q, want %q", s.name, got, s.ownShows)
+			}
+		}
 		if s.code != "" || err != nil {
 			continue
+		}
+		if !strings.Contains(strings.Join(report.NotReapplied, "\n"), s.missed) {
+			t.Errorf("%s: not reported: %q", s.name, report.NotReapplied)
 		}
 		shows := func(when, want string) {
 			t.Helper()
@@ -99,6 +133,11 @@ func TestCarryAgain(t *testing.T) {
 			t.Errorf("%s again: %v, want %s", s.name, err, s.again)
 			continue
 		}
+		if s.again != "" { // killed before the refusal was heard: whoever takes over refuses too
+			if _, err := policy.CarryAgain(t.Context(), st, in); sandglass.CodeOf(err) != s.again {
+				t.Errorf("%s, by another: %v, want %s", s.name, err, s.again)
+			}
+		}
 		if err == nil && (len(again.Rules) > 0) != (s.change != "") {
 			t.Errorf("%s again: %+v", s.name, again.Rules)
 		}
@@ -106,6 +145,11 @@ func TestCarryAgain(t *testing.T) {
 			shows("again", s.last)
 			if stops := prove(t, st, in); stops != nil {
 				t.Errorf("%s: proof again: %q", s.name, stops)
+			}
+		}
+		if s.after != "" {
+			if got := ask(t, c, "shop_uat", s.after); got != s.shows {
+				t.Errorf("%s: %s: %q, want %q", s.name, s.after, got, s.shows)
 			}
 		}
 	}

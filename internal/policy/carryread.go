@@ -32,7 +32,8 @@ type unit struct {
 	temp    string   // the temporary table with the sandbox's rows
 	seen    digest   // of the sandbox's rows
 	left    []leftRows
-	given   int64 // rows that the copy got
+	given   int64  // rows that the copy got
+	kept    digest // of the copy's rows, in the end; of a keep
 	// sequences are the last values of the sandbox's sequences, by column.
 	sequences map[string]int64
 }
@@ -229,9 +230,14 @@ const indexOperators = `SELECT array_agg(format('OPERATOR(%I.%s)', nspname, oprn
 	JOIN pg_opclass ON pg_opclass.oid = o JOIN pg_amop ON amopfamily = opcfamily AND amoplefttype = opcintype AND amoprighttype = opcintype AND amopstrategy = 3
 	JOIN pg_operator ON pg_operator.oid = amopopr JOIN pg_namespace ON pg_namespace.oid = oprnamespace`
 
-// selected is the COPY that gives the sandbox's rows.
-func (u *unit) selected() string {
-	return "COPY (SELECT " + list(u.columns, "") + " FROM " + u.from(u.own) + u.where("") + ") TO STDOUT"
+// selected is the COPY that gives the rows of one side. The server reads the query alone first: what is prepared
+// is one statement, while COPY goes through a protocol that takes several.
+func (u *unit) selected(ctx context.Context, tx pgx.Tx, t relation) (string, error) {
+	query := "SELECT " + list(u.columns, "") + " FROM " + u.from(t) + u.where("")
+	if _, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil); err != nil {
+		return "", err
+	}
+	return "COPY (" + query + ") TO STDOUT", nil
 }
 
 // list are columns, quoted, each with a prefix.
@@ -248,7 +254,11 @@ func (u *unit) look(ctx context.Context, own pgx.Tx) error {
 	if u.own.OID == 0 || len(u.columns) == 0 {
 		return nil
 	}
-	if _, err := own.Conn().PgConn().CopyTo(ctx, &u.seen, u.selected()); err != nil {
+	sql, err := u.selected(ctx, own, u.own)
+	if err == nil {
+		_, err = own.Conn().PgConn().CopyTo(ctx, &u.seen, sql)
+	}
+	if err != nil {
 		return fmt.Errorf("read %s of the sandbox: %w", u.own.Name, err)
 	}
 	return nil
@@ -263,7 +273,11 @@ func (u *unit) read(ctx context.Context, tx, own pgx.Tx) error {
 	if u.own.OID == 0 || len(u.columns) == 0 {
 		return nil
 	}
-	if err := stream(ctx, own, u.selected(), tx, "COPY "+u.temp+" ("+list(u.columns, "")+") FROM STDIN", &u.seen); err != nil {
+	sql, err := u.selected(ctx, own, u.own)
+	if err == nil {
+		err = stream(ctx, own, sql, tx, "COPY "+u.temp+" ("+list(u.columns, "")+") FROM STDIN", &u.seen)
+	}
+	if err != nil {
 		return fmt.Errorf("carry %s: %w", u.own.Name, err)
 	}
 	u.out.seen += u.seen.rows
@@ -339,8 +353,11 @@ func (u *unit) digest() string {
 
 // result is of the copy's rows that a keep is about.
 func (u *unit) result(ctx context.Context, tx pgx.Tx) (d digest, err error) {
-	sql := "COPY (SELECT " + list(u.columns, "") + " FROM " + u.from(u.table) + u.where("") + ") TO STDOUT"
-	if _, err = tx.Conn().PgConn().CopyTo(ctx, &d, sql); err != nil {
+	sql, err := u.selected(ctx, tx, u.table)
+	if err == nil {
+		_, err = tx.Conn().PgConn().CopyTo(ctx, &d, sql)
+	}
+	if err != nil {
 		return d, fmt.Errorf("read %s of the copy: %w", u.table.Name, err)
 	}
 	return d, nil

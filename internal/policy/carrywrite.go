@@ -19,9 +19,6 @@ import (
 
 // give replaces and merges, once all rows of the sandbox are in temporary tables.
 func (c *carrier) give(ctx context.Context) error {
-	if _, err := c.tx.Exec(ctx, snapshotSettings); err != nil {
-		return err
-	}
 	if err := c.silenceAll(ctx); err != nil {
 		return err
 	}
@@ -55,6 +52,11 @@ func (c *carrier) give(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, u := range c.units {
+		if err := u.selects(ctx, c.tx); err != nil {
+			return err
+		}
+	}
 	for i, u := range c.units {
 		if err := u.act(c).followAll(ctx, left[i], &temps); err != nil {
 			return err
@@ -66,6 +68,43 @@ func (c *carrier) give(ctx context.Context) error {
 	for _, sql := range slices.Backward(c.restore) {
 		if _, err := c.tx.Exec(ctx, sql); err != nil {
 			return err
+		}
+	}
+	return c.lost(ctx)
+}
+
+// selects refuses a keep whose condition selects other rows in the copy than it did in the sandbox: what was given
+// once could not be taken back when it is carried again.
+func (u *unit) selects(ctx context.Context, tx pgx.Tx) error {
+	if u.rule.Keep == "" {
+		return nil
+	}
+	var n int64
+	if err := tx.QueryRow(ctx, "SELECT count(*) FROM "+u.from(u.table)+u.where("")).Scan(&n); err != nil {
+		return fmt.Errorf("count %s: %w", u.table.Name, err)
+	}
+	if n == u.given {
+		return nil
+	}
+	return &sandglass.Error{Code: CodeTableUnfit, Op: "neutralize", Message: fmt.Sprintf("The rule %s gave %d rows of the sandbox to %s, and selects %d there%s.", u.name(), u.given, u.table.Name, n, u.rule.Does.Quoted()),
+		Remedy: fmt.Sprintf("Correct the pack %s: the rule's condition must depend on the row alone, and no other rule may give the same rows.", u.pack.Name)}
+}
+
+// lost looks at what the copy has in the end, and tells of kept rows that went with production's rows they refer to.
+func (c *carrier) lost(ctx context.Context) (err error) {
+	for _, u := range c.units {
+		if u.rule.Keep == "" {
+			continue
+		}
+		if u.kept, err = u.result(ctx, c.tx); err != nil {
+			return err
+		}
+		if n := u.given - u.kept.rows; n > 0 {
+			u.given, u.out.rows = u.given-n, u.out.rows-n
+			u.leftOut(n, "refer to rows of production that went with those they refer to")
+			if err := u.tellLeft(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -251,6 +290,13 @@ func (u *unit) unfit(err error) error {
 		Remedy: fmt.Sprintf("Let the rule %s leave these rows out with where, or bring the tables of both in line.", u.name()), Err: err}
 }
 
+// sequencesOf is SQL for the sequences that number columns of the table $1: those that belong to a column, and those
+// that its default names.
+const sequencesOf = `SELECT attname::text AS name, atttypid AS type, s.oid, format('%I.%I', nspname, s.relname) AS sequence FROM (
+	SELECT refobjid, refobjsubid, objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass AND refobjid = $1 AND deptype IN ('a', 'i')
+	UNION SELECT adrelid, adnum, refobjid FROM pg_attrdef JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid AND refclassid = 'pg_class'::regclass WHERE adrelid = $1 AND refobjid <> adrelid) d (relation, number, sequence)
+	JOIN pg_class s ON s.oid = d.sequence AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_attribute ON attrelid = d.relation AND attnum = d.number`
+
 // setSequences brings the sequences of the table's columns to where neither its rows nor the
 // sandbox's own numbering come again.
 func (u *unit) setSequences(ctx context.Context, tx pgx.Tx) error {
@@ -262,9 +308,8 @@ func (u *unit) setSequences(ctx context.Context, tx pgx.Tx) error {
 		Min, Max     int64
 		Up           bool
 	}
-	all, err := structs[sequence](ctx, tx, `SELECT attname::text, format('%I.%I', nspname, s.relname), seqmin, seqmax, seqincrement > 0 FROM pg_depend d JOIN pg_class s ON s.oid = objid AND s.relkind = 'S' JOIN pg_sequence ON seqrelid = s.oid
-		JOIN pg_namespace n ON n.oid = s.relnamespace JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
-		WHERE d.classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass AND refobjid = $1 AND deptype IN ('a', 'i') AND atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) ORDER BY 1, 2`, u.table.OID)
+	all, err := structs[sequence](ctx, tx, `SELECT name, sequence, seqmin, seqmax, seqincrement > 0 FROM (`+sequencesOf+`) s JOIN pg_sequence ON seqrelid = oid
+		WHERE type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) ORDER BY 1, 2`, u.table.OID)
 	if err != nil {
 		return fmt.Errorf("read the sequences of %s: %w", u.table.Name, err)
 	}
@@ -288,8 +333,7 @@ func (u *unit) setSequences(ctx context.Context, tx pgx.Tx) error {
 // readSequences reads where the sandbox's numbering of the table's columns is.
 func (u *unit) readSequences(ctx context.Context, own pgx.Tx) error {
 	type sequence struct{ Column, Name string }
-	all, err := structs[sequence](ctx, own, `SELECT attname::text, format('%I.%I', nspname, s.relname) FROM pg_depend d JOIN pg_class s ON s.oid = objid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = s.relnamespace
-		JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid WHERE d.classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass AND refobjid = $1 AND deptype IN ('a', 'i')`, u.own.OID)
+	all, err := structs[sequence](ctx, own, `SELECT name, sequence FROM (`+sequencesOf+`) s ORDER BY 1, 2`, u.own.OID)
 	if err != nil {
 		return fmt.Errorf("read the sequences of the sandbox's %s: %w", u.own.Name, err)
 	}

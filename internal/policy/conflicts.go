@@ -58,13 +58,25 @@ func (c *carrier) conflicts(ctx context.Context) error {
 		}
 	}
 	for _, u := range c.units {
-		for _, l := range u.left {
-			u.miss("%d rows of the sandbox's %s stay behind: they %s.", l.rows, u.table.Name, l.why)
+		if err := u.tellLeft(); err != nil {
+			return err
 		}
-		if len(u.left) > 0 && u.rule.OnConflict == "stop" {
-			return &sandglass.Error{Code: CodeCarryConflict, Op: "neutralize", Message: u.out.missed[len(u.out.missed)-1] + fmt.Sprintf(" The rule %s says to stop then.", u.name()),
-				Remedy: "The sandbox is as it was. Change these rows in the sandbox, choose another moment, or let the rule skip them."}
-		}
+	}
+	return nil
+}
+
+// tellLeft reports what stays behind, once.
+func (u *unit) tellLeft() error {
+	if len(u.left) == 0 {
+		return nil
+	}
+	for _, l := range u.left {
+		u.miss("%d rows of the sandbox's %s stay behind: they %s.", l.rows, u.table.Name, l.why)
+	}
+	u.left = nil
+	if u.rule.OnConflict == "stop" {
+		return &sandglass.Error{Code: CodeCarryConflict, Op: "neutralize", Message: u.out.missed[len(u.out.missed)-1] + fmt.Sprintf(" The rule %s says to stop then.", u.name()),
+			Remedy: "The sandbox is as it was. Change these rows in the sandbox, choose another moment, or let the rule skip them."}
 	}
 	return nil
 }
@@ -120,7 +132,7 @@ func (c *carrier) doubled(ctx context.Context, u *unit) (rows int64, err error) 
 
 // unheld leaves out rows that would refer to nothing.
 func (c *carrier) unheld(ctx context.Context, u *unit) (rows int64, err error) {
-	keys, err := foreignKeys(ctx, c.tx, `convalidated AND conrelid = $1`, u.table.OID)
+	keys, err := foreignKeys(ctx, c.tx, `convalidated AND (conrelid = $1 OR conrelid IN (SELECT relid FROM pg_partition_ancestors($1::oid::regclass)))`, u.table.OID)
 	if err != nil {
 		return 0, fmt.Errorf("read the foreign keys of %s: %w", u.table.Name, err)
 	}

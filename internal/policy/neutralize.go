@@ -34,6 +34,8 @@ type job struct {
 	total  int64
 	// names are the databases rules work in, known once the databases rule is done.
 	names []string
+	// unproven is what stayed behind before, where rows are carried again; see noteUnproven.
+	unproven *outcome
 	// says is held while progress is told: two sessions may want to at once.
 	says sync.Mutex
 }

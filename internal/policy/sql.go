@@ -26,7 +26,7 @@ const sessionSettings = `SET ROLE NONE; SET search_path = pg_catalog; SET sessio
 SET default_transaction_read_only = off; SET transaction_read_only = off; SET row_security = off;
 SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s';
 SET standard_conforming_strings = on; SET log_statement = 'none'; SET log_min_error_statement = 'panic';
-SET log_min_duration_statement = -1; SET log_duration = off; SET default_tablespace = ''; SET DateStyle = 'ISO'`
+SET log_min_duration_statement = -1; SET log_duration = off; SET default_tablespace = ''; SET DateStyle = 'ISO'; SET synchronous_commit = on`
 
 // open connects and prepares the session.
 func (connect Connect) open(ctx context.Context, database string) (*pgx.Conn, error) {
