@@ -103,8 +103,8 @@ func blocks(ctx context.Context, q querier, r pack.Rule) (n int64, err error) {
 }
 
 var (
-	queries = regexp.MustCompile(`(?i)\bselect\b`)
-	calls   = regexp.MustCompile(`\.\s*("[^"]*"|\w+)\s*\(`) // of a function that is not pg_catalog's: it may look at the table
+	queries = regexp.MustCompile(`(?i)\b(select|table)\b|table_to_xml|query_to_xml|/\*`)               // a comment could hide a call
+	calls   = regexp.MustCompile(`\.\s*("(?:[^"]|"")*"|[\w$\x{80}-\x{10FFFF}]+)\s*(--[^\n]*\n\s*)*\(`) // of a function that is not pg_catalog's: it may look at the table
 )
 
 // splits says whether the rule does the same in parts as in one statement: it looks at nothing

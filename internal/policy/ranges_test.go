@@ -30,6 +30,7 @@ CREATE TABLE above (id int, n int NOT NULL DEFAULT 0, pad text DEFAULT repeat('z
 INSERT INTO above SELECT i, 0 FROM generate_series(1, 1500) i; INSERT INTO under SELECT i, 0 FROM generate_series(2001, 4000) i;
 DELETE FROM under WHERE id % 3 = 0;
 CREATE TABLE gone (id int, pad text DEFAULT repeat('w', 300)); INSERT INTO gone SELECT i FROM generate_series(1, 2000) i;
+CREATE TABLE ranks (r int); INSERT INTO ranks VALUES (4800); CREATE FUNCTION "ö""n"(int) RETURNS int LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION own(int) RETURNS int LANGUAGE sql AS 'SELECT $1';`
 
 func bigRules() string {
@@ -38,6 +39,8 @@ func bigRules() string {
 		ownRule("some", "big", "where: mail LIKE '%@%' -- those", "set:", "  mail: \"mail || '+'\"", "  n: n + 10") +
 		ownRule("unique", "big", "set:", "  code: code + 1") +
 		ownRule("look", "big", "set:", "  rank: (SELECT count(*) FROM public.big b WHERE b.rank IS NULL)") +
+		ownRule("table", "big", "set:", "  rank: (TABLE public.ranks)") +
+		ownRule("odd", "big", "where: |-", "  public.\"ö\"\"n\" -- of mine", "  (id) < 0", "set:", "  n: '0'") +
 		ownRule("call", "big", "where: public.own(id) > 0", "set:", "  n: n + 100") +
 		ownRule("parts", "parts", "set:", "  n: n + 1") +
 		ownRule("move", "parts", "where: id <= 100", "set:", "  region: 1 - region", "  n: n + 1") +
@@ -104,7 +107,7 @@ func TestRanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkBig(t, c)
-	for rule, want := range map[string]bool{"own/count": true, "own/some": true, "own/unique": false, "own/look": false, "own/call": false, "own/parts": true, "own/move": false, "own/above": true, "own/clear": true, "own/gone": false} {
+	for rule, want := range map[string]bool{"own/count": true, "own/some": true, "own/unique": false, "own/look": false, "own/call": false, "own/table": false, "own/odd": false, "own/parts": true, "own/move": false, "own/above": true, "own/clear": true, "own/gone": false} {
 		if ranged[rule] != want {
 			t.Errorf("%s goes by ranges: %t", rule, ranged[rule])
 		}
