@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,23 +73,31 @@ func ask(ctx context.Context, conn *pgx.Conn, q pack.Question) (wrong string, er
 		return "", err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	// The extended protocol takes one statement only, and gives any type as text.
-	result := conn.PgConn().ExecParams(ctx, q.Query, nil, nil, nil, nil).Read()
-	if result.Err != nil {
-		if pgErr, ok := errors.AsType[*pgconn.PgError](result.Err); ok && ctx.Err() == nil {
+	// The extended protocol takes one statement only, and gives any type as text. Rows too many are counted, not kept.
+	rows, first := 0, [][]byte(nil)
+	result := conn.PgConn().ExecParams(ctx, q.Query, nil, nil, nil, nil)
+	for ; result.NextRow(); rows++ {
+		if rows == 0 {
+			for _, v := range result.Values() {
+				first = append(first, bytes.Clone(v))
+			}
+		}
+	}
+	if _, err := result.Close(); err != nil {
+		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && ctx.Err() == nil {
 			return "it could not be asked: " + refusal(pgErr), nil
 		}
-		return "", result.Err
+		return "", err
 	}
 	switch {
-	case len(result.Rows) != 1:
-		return fmt.Sprintf("it gave %d rows instead of one", len(result.Rows)), nil
-	case len(result.Rows[0]) != 1:
-		return fmt.Sprintf("it gave %d columns instead of one", len(result.Rows[0])), nil
-	case result.Rows[0][0] == nil:
+	case rows != 1:
+		return fmt.Sprintf("it gave %d rows instead of one", rows), nil
+	case len(first) != 1:
+		return fmt.Sprintf("it gave %d columns instead of one", len(first)), nil
+	case first[0] == nil:
 		return fmt.Sprintf("the answer is NULL instead of %s", q.Expect), nil
 	}
-	if answer := string(result.Rows[0][0]); answer != q.Expect {
+	if answer := string(first[0]); answer != q.Expect {
 		if len(answer) > 40 {
 			answer = "another"
 		}
