@@ -155,8 +155,8 @@ func (s source) action(at string, r Rule, written map[string]any) error {
 	case "set":
 		return s.expressions(here, r.Set)
 	case "clear":
-		if len(r.Clear) == 0 || slices.Contains(r.Clear, "") {
-			return s.bad(here, "clear is a list of columns")
+		if !each(r.Clear) {
+			return s.bad(here, "clear is a list of columns, each once")
 		}
 	case "empty":
 		if !r.Empty {
@@ -182,6 +182,12 @@ func (s source) action(at string, r Rule, written map[string]any) error {
 	return nil
 }
 
+// each says whether the list has columns, and each once.
+func each(columns []string) bool {
+	names := slices.Sorted(slices.Values(columns))
+	return len(names) > 0 && names[0] != "" && len(slices.Compact(names)) == len(columns)
+}
+
 // carry judges a rule about rows that stay the sandbox's own.
 func (s source) carry(at, action string, r Rule, written map[string]any) error {
 	if cmp.Or(r.Keep, r.Merge) != Target {
@@ -197,8 +203,7 @@ func (s source) carry(at, action string, r Rule, written map[string]any) error {
 		if action == "keep" {
 			return s.bad(at+"."+list.name, "%s belongs to merge; keep takes whole rows", list.name)
 		}
-		names := slices.Sorted(slices.Values(list.columns))
-		if len(names) == 0 || names[0] == "" || len(slices.Compact(names)) < len(list.columns) {
+		if !each(list.columns) {
 			return s.bad(at+"."+list.name, "%s is a list of columns, each once", list.name)
 		}
 	}

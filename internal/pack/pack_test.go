@@ -105,6 +105,7 @@ func TestBadPacks(t *testing.T) {
 		{"merge a map", head + rule + "    merge: {from: target}\n", "merge: {from", ""},
 		{"keep and empty", head + rule + "    keep: target\n    empty: true\n", "keep: target", "has empty and keep"},
 		{"keep by key", head + rule + "    keep: target\n    key: [id]\n", "key: [id]", "belongs to merge"},
+		{"a column twice", head + rule + "    clear: [a, b, a]\n", "clear: [a, b, a]", "each once"},
 		{"key elsewhere", head + rule + "    clear: [a]\n    key: [id]\n", "key: [id]", "belongs to keep or merge"},
 		{"no key", head + rule + "    merge: target\n    key: []\n", "key: []", "list of columns"},
 		{"column twice", head + rule + "    merge: target\n    columns: [a, a]\n", "columns: [a, a]", "each once"},
