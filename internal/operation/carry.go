@@ -42,7 +42,7 @@ func (h *Host) settle(ctx context.Context, run *engine.Run, old server.Config, m
 	within, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
 	began := time.Now()
-	err := h.sameRoles(within, old, m)
+	err := h.sameRoles(within, old, m, target.Declaration.Databases)
 	if err == nil {
 		err = h.carryAgain(within, run, old, *m, target)
 	}

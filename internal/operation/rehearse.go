@@ -9,6 +9,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"sandglass"
 	"sandglass/internal/db"
@@ -86,20 +88,26 @@ func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Stagin
 	if err := h.judge(ctx, run, findings, target.Declaration.Accept); err != nil {
 		return err
 	}
-	m.Carried, m.Closed = digest(in.Target), true
+	m.Carried, m.Closed = digest(in.Target, target.Declaration.Databases), true
 	return run.Save(ctx, *m)
 }
 
 // CodeCarryChanged is a sandbox that was changed in the last moments before its cutover.
 const CodeCarryChanged = policy.CodeCarryChanged
 
-// digest tells whether two readings of a sandbox's roles are the same; "" is of none. Grants on objects
-// are left out: they come and go with the objects that clients make.
-func digest(t *policy.Target) string {
+// digest tells whether two readings of a sandbox's roles, and of who may enter the databases it names, are the same;
+// "" is of none. Grants on objects are left out: they come and go with the objects that clients make.
+func digest(t *policy.Target, named map[string]string) string {
 	if t == nil {
 		return ""
 	}
-	text, err := json.Marshal([]any{t.Roles, t.Memberships, t.Settings})
+	all := []any{t.Roles, t.Memberships, t.Settings}
+	for _, d := range t.Databases {
+		if slices.Contains(slices.Collect(maps.Values(named)), d.Name) {
+			all = append(all, d.Name, d.Owner, d.ConnLimit, d.AllowConn, d.Access)
+		}
+	}
+	text, err := json.Marshal(all)
 	if err != nil {
 		return ""
 	}
@@ -109,15 +117,15 @@ func digest(t *policy.Target) string {
 
 // sameRoles is 8c: what the fenced sandbox's people have of roles and settings must be what the copy was
 // given. A change in the last second is not lost but ends the cutover, which goes back.
-func (h *Host) sameRoles(ctx context.Context, c server.Config, m *memory) error {
+func (h *Host) sameRoles(ctx context.Context, c server.Config, m *memory, named map[string]string) error {
 	now, err := policy.ReadTarget(ctx, connector(c))
 	if err != nil {
 		return err
 	}
-	if digest(now) == m.Carried {
+	if digest(now, named) == m.Carried {
 		return nil
 	}
-	return &sandglass.Error{Code: CodeCarryChanged, Op: "carry over", Message: "Roles, passwords or settings of the sandbox were changed while it was about to be swapped; the copy does not have the change.",
+	return &sandglass.Error{Code: CodeCarryChanged, Op: "carry over", Message: "Roles, passwords, settings or access to databases of the sandbox were changed while it was about to be swapped; the copy does not have the change.",
 		Remedy: "The sandbox is as it was. Start the restore again once its roles are left alone."}
 }
 
