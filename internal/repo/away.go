@@ -53,10 +53,14 @@ func (r *Repository) absences(ctx context.Context, env string, id sandglass.Inca
 		}
 		a := sandglass.Absence{From: at}
 		if len(r.identities) > 0 {
-			if err := r.readJSON(ctx, obj.Key, &a); err != nil {
+			err := r.readJSON(ctx, obj.Key, &a)
+			if sandglass.CodeOf(err) == sandglass.CodeRepositoryDamaged { // costs what it says besides its time, not the window or the recording
+				a, err = sandglass.Absence{}, nil
+			}
+			if err != nil {
 				return nil, err
 			}
-			a.From = at
+			a.From, a.To = at, time.Time{}
 		}
 		away = append(away, a)
 	}

@@ -58,6 +58,11 @@ func (f *Folder) cleanTemporary() error {
 	if err != nil {
 		return err
 	}
+	if len(entries) > 0 { // a killed writer's object may have its name, but not durably
+		if err := syncFileSystem(dir); err != nil {
+			return err
+		}
+	}
 	for _, e := range entries {
 		name := filepath.Join(dir, e.Name())
 		file, err := os.Open(name)
@@ -89,6 +94,9 @@ func (f *Folder) Put(ctx context.Context, key string, r io.Reader, ifAbsent bool
 	}
 	if ifAbsent { // link decides; this only saves writing it all again
 		if _, err := os.Lstat(dst); err == nil {
+			if err := syncFolder(filepath.Dir(dst)); err != nil { // a killed writer's link may not be durable
+				return putError(key, err)
+			}
 			return fmt.Errorf("put %s: %w", key, fs.ErrExist)
 		}
 	}
@@ -129,8 +137,8 @@ func (f *Folder) name(tmp, dst string, ifAbsent bool) error {
 		} else if err == nil {
 			err = os.Rename(tmp, dst)
 		}
-		if err == nil {
-			return syncFolder(dir)
+		if err == nil || errors.Is(err, fs.ErrExist) { // another's link may not be durable yet
+			return errors.Join(syncFolder(dir), err)
 		}
 		// Delete may have removed the empty folder in between.
 		if try == 3 || !errors.Is(err, fs.ErrNotExist) {
@@ -164,6 +172,19 @@ func syncFolder(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// syncFileSystem makes all durable that the file system of a folder holds.
+func syncFileSystem(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync the file system of %s: %w", dir, err)
+	}
+	return nil
 }
 
 // Open implements Store.

@@ -62,6 +62,14 @@ func TestAbsences(t *testing.T) {
 	if report := x.verify(t, repo.VerifyOptions{State: filepath.Join(x.state, "verified")}); len(report.Damaged) > 0 {
 		t.Errorf("verify finds %+v", report.Damaged)
 	}
+	// A damaged one costs where the WAL ended then, and no more.
+	x.flip(t, "env/"+inc.Environment+"/"+string(inc.ID)+"/away/20260101t001000.000000-left", -1)
+	if got, err = x.fresh(t).Incarnation(ctx, inc.Environment, inc.ID); err != nil || got.Away[0] != (sandglass.Absence{From: at(10), To: at(20)}) {
+		t.Errorf("%+v, %v", got.Away, err)
+	}
+	if report := x.verify(t, repo.VerifyOptions{}); len(report.Damaged) != 1 {
+		t.Errorf("verify finds %+v", report.Damaged)
+	}
 }
 
 // An incarnation that the environment has left goes once the window is past that; one that it came back to stays.
