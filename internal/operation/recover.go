@@ -238,7 +238,7 @@ func (h *Host) takeAsItIs(ctx context.Context, run *engine.Run, c server.Config,
 			return err
 		}
 		if found {
-			if err := os.Chown(path, h.Owner.UID, h.Owner.GID); err != nil {
+			if err := os.Lchown(path, h.Owner.UID, h.Owner.GID); err != nil {
 				return fmt.Errorf("prepare start: %w", err)
 			}
 		}

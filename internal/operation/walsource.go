@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"sandglass"
 	"sandglass/internal/repo"
@@ -50,7 +51,7 @@ func (s source) Fetch(ctx context.Context, name, dst string) (found bool, err er
 		return false, fmt.Errorf("open segment %s: %w", name, err)
 	}
 	defer wal.Close()
-	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return false, err
 	}

@@ -34,7 +34,7 @@ func (c Config) write(fenced bool) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := writeFile(c.conf(name), files[name], 0o600, c.Owner); err != nil {
+		if err := c.writeFile(c.conf(name), files[name]); err != nil {
 			return fmt.Errorf("write server configuration: %w", err)
 		}
 	}
@@ -42,21 +42,15 @@ func (c Config) write(fenced bool) error {
 		return nil
 	}
 	// The file must be there: ALTER SYSTEM reads it before it writes.
-	return writeFile(filepath.Join(c.Data, "postgresql.auto.conf"), "# Emptied by Sandglass; its settings are in the run folder.\n", 0o600, c.Owner)
+	return c.writeFile(filepath.Join(c.Data, "postgresql.auto.conf"), "# Emptied by Sandglass; its settings are in the run folder.\n")
 }
 
 // folders makes the run folder and the log's, private to the owner.
 func (c Config) folders() error {
 	for _, dir := range []string{c.Run, filepath.Dir(c.Log)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := c.makeFolder(dir, dir == c.Run); err != nil {
 			return fmt.Errorf("make server folder: %w", err)
 		}
-	}
-	if err := os.Chown(c.Run, c.Owner.UID, c.Owner.GID); err != nil {
-		return fmt.Errorf("make server folder: %w", err)
-	}
-	if err := os.Chmod(c.Run, 0o700); err != nil {
-		return fmt.Errorf("make server folder: %w", err)
 	}
 	if n := len(filepath.Join(c.Run, fmt.Sprintf(".s.PGSQL.%d", c.port()))); n > 107 {
 		return &sandglass.Error{Code: sandglass.CodeConfig, Op: "make server folder",
@@ -120,24 +114,6 @@ func addLines(lines, more []string, what string) (string, error) {
 	return strings.Join(lines, "\n") + "\n", nil
 }
 
-// writeFile replaces a file as a whole, so that a reload never reads half of one.
-func writeFile(path, content string, mode fs.FileMode, o Owner) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(content)
-	err = errors.Join(err, f.Chown(o.UID, o.GID), f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-	}
-	return err
-}
-
 // PrepareRecovery makes a restored data folder ready for a recovery of ours: it will follow nobody,
 // holds no slot, no key and no configuration of production, and asks for archive recovery
 // (recovery.signal). It may be repeated, until the first start.
@@ -158,7 +134,7 @@ func PrepareRecovery(c Config) error {
 			return fmt.Errorf("prepare recovery: %w", err)
 		}
 	}
-	if err := writeFile(filepath.Join(c.Data, "recovery.signal"), "", 0o600, c.Owner); err != nil {
+	if err := c.writeFile(filepath.Join(c.Data, "recovery.signal"), ""); err != nil {
 		return fmt.Errorf("prepare recovery: %w", err)
 	}
 	return nil

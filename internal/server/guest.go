@@ -87,10 +87,10 @@ func FindUser(name string) (Owner, error) {
 // waits for its end: exit is its status, 128 and the signal's number if one ended it. When ctx ends, or this process
 // does, the command and all it has started are killed. The server must let the command's user in over its socket.
 func RunBeside(ctx context.Context, c Config, command Command) (exit int, err error) {
-	if err := os.Chmod(c.socket(), 0o777); err != nil { // the folder is the owner's alone; the command is shown the socket, not the folder
+	if err := c.chmod(c.socket(), 0o777); err != nil { // the folder is the owner's alone; the command is shown the socket, not the folder
 		return 0, fmt.Errorf("show the server's socket: %w", err)
 	}
-	defer os.Chmod(c.socket(), 0o700)
+	defer c.chmod(c.socket(), 0o700)
 	out, theirs, err := os.Pipe()
 	if err != nil {
 		return 0, fmt.Errorf("run command: %w", err)
@@ -103,7 +103,7 @@ func RunBeside(ctx context.Context, c Config, command Command) (exit int, err er
 	}
 	defer ours.Close()
 	cmd, err := c.seal(ctx, command.spec(c), func(cmd *exec.Cmd) {
-		cmd.Env = command.Env
+		cmd.Env = wrapped(command.Env)
 		cmd.Stdout, cmd.Stderr = theirs, theirs
 		cmd.ExtraFiles = []*os.File{life}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -136,6 +136,29 @@ func RunBeside(ctx context.Context, c Config, command Command) (exit int, err er
 
 // CodeCommandMissing is a command that can't be run: there is no such program, or its user may not run it.
 const CodeCommandMissing sandglass.Code = "synchronize.no_command"
+
+// guestVariable begins the names of the command's variables while the helper holds them: the helper still has our rights and
+// sees the host, so that none of them, as LD_PRELOAD, may mean anything to it. They are no argument, which everybody could read.
+const guestVariable = "SANDGLASS_GUEST_"
+
+func wrapped(env []string) []string {
+	all := make([]string, len(env))
+	for i, v := range env {
+		all[i] = guestVariable + v
+	}
+	return all
+}
+
+// unwrapped is the environment that the command gets.
+func unwrapped(env []string) []string {
+	all := []string{}
+	for _, v := range env {
+		if name, ok := strings.CutPrefix(v, guestVariable); ok {
+			all = append(all, name)
+		}
+	}
+	return all
+}
 
 // spec is what the helper is told.
 func (c Command) spec(server Config) sealSpec {

@@ -168,3 +168,20 @@ func beside(data, run, mark string) int {
 	server.RunBeside(context.Background(), c, server.Command{Args: []string{"sh", "-c", "sleep " + mark + " & sleep " + mark}, Env: []string{"PATH=" + server.DefaultPath}, User: o})
 	return 0
 }
+
+// What is declared for the command's environment means nothing to the helper, which has our rights and sees the host until it
+// has closed the command in.
+func TestRunBesideEnvironment(t *testing.T) {
+	c := sealedWithRole(t, tempDir(t))
+	trace := filepath.Join(tempDir(t), "trace") // the dynamic loader writes there, in the host as root, if it is asked to
+	exit, said, err := guest(t, testContext(t), c, `echo "$A from $PWD"; env | grep SANDGLASS_GUEST_ && exit 3; exit 0`, func(c *server.Command) {
+		c.Dir = "/opt"
+		c.Env = append(c.Env, "A=b=c", "LD_DEBUG=statistics", "LD_DEBUG_OUTPUT="+trace)
+	})
+	if err != nil || exit != 0 || !strings.Contains(said, "b=c from /opt") {
+		t.Errorf("exit %d, %v, said %q", exit, err, said)
+	}
+	if left, _ := filepath.Glob(trace + "*"); left != nil {
+		t.Errorf("the helper obeyed the command's environment: %v", left)
+	}
+}

@@ -81,13 +81,14 @@ func (s sealSpec) superviseGuest() error {
 		}
 		go relay(l, GuestSocket+"/.s.PGSQL."+strconv.Itoa(GuestPort))
 	}
-	program, err := findProgram(s.Args[0], s.Dir)
+	env := unwrapped(os.Environ())
+	program, err := findProgram(s.Args[0], s.Dir, env)
 	if err != nil {
 		return fmt.Errorf("%s%w", programPrefix, err)
 	}
 	cmd := exec.Command(program, s.Args[1:]...)
 	cmd.Args[0] = s.Args[0]
-	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, os.Stdout, os.Stderr
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(env, "PWD="+s.Dir), s.Dir, os.Stdout, os.Stderr
 	unix.Umask(0o077)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s%w", programPrefix, errors.Unwrap(err))
@@ -103,14 +104,20 @@ func (s sealSpec) superviseGuest() error {
 }
 
 // findProgram finds a program: a name in the folder, then in PATH; a path as it is, from the folder.
-func findProgram(name, dir string) (string, error) {
+func findProgram(name, dir string, env []string) (string, error) {
 	if strings.ContainsRune(name, '/') {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(dir, name)
 		}
 		return name, executableFile(name)
 	}
-	for _, folder := range append([]string{dir}, filepath.SplitList(os.Getenv("PATH"))...) {
+	folders := []string{dir}
+	for _, v := range env {
+		if list, ok := strings.CutPrefix(v, "PATH="); ok {
+			folders = append(folders, filepath.SplitList(list)...)
+		}
+	}
+	for _, folder := range folders {
 		if path := filepath.Join(folder, name); filepath.IsAbs(path) && executableFile(path) == nil {
 			return path, nil
 		}

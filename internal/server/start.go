@@ -98,7 +98,12 @@ func (c Config) free(ctx context.Context) error {
 
 // openLog opens the server's log for appending; it is the owner's, and nobody else may read it.
 func (c Config) openLog() (*os.File, error) {
-	f, err := os.OpenFile(c.Log, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	r, name, err := c.within(c.Log)
+	if err != nil {
+		return nil, fmt.Errorf("open server log: %w", err)
+	}
+	defer r.Close()
+	f, err := r.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open server log: %w", err)
 	}

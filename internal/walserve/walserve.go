@@ -87,7 +87,7 @@ func Listen(source Source, o Options) (*Server, error) {
 	if err := os.RemoveAll(o.Dir); err != nil {
 		return nil, fmt.Errorf("listen for restore_command: %w", err)
 	}
-	if err := errors.Join(os.MkdirAll(o.Dir, 0o700), os.Chown(o.Dir, o.UID, o.GID)); err != nil {
+	if err := errors.Join(os.MkdirAll(o.Dir, 0o700), os.Lchown(o.Dir, o.UID, o.GID)); err != nil {
 		return nil, fmt.Errorf("listen for restore_command: %w", err)
 	}
 	// A name of its own first: whoever sees the socket must find it ready and private.
@@ -98,7 +98,7 @@ func Listen(source Source, o Options) (*Server, error) {
 		return nil, fmt.Errorf("listen for restore_command: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(tmp, 0o600), os.Chown(tmp, o.UID, o.GID), os.Rename(tmp, o.Socket)); err != nil {
+	if err := errors.Join(os.Chmod(tmp, 0o600), os.Lchown(tmp, o.UID, o.GID), os.Rename(tmp, o.Socket)); err != nil {
 		l.Close()
 		os.Remove(tmp)
 		return nil, fmt.Errorf("listen for restore_command: %w", err)
@@ -267,7 +267,9 @@ func (s *Server) begin(name string) *fetch {
 
 // fetch brings a file to the folder, whole, and the server's own.
 func (s *Server) fetch(name, path string) (bool, error) {
+	// The folder is the server's user's: a link of its is removed or refused, never followed.
 	tmp := path + ".part"
+	os.Remove(tmp)
 	found, err := s.source.Fetch(s.ctx, name, tmp)
 	if err != nil || !found {
 		os.Remove(tmp)
@@ -286,7 +288,7 @@ func (s *Server) fetch(name, path string) (bool, error) {
 			return false, err
 		}
 	}
-	return true, errors.Join(os.Chown(tmp, s.o.UID, s.o.GID), os.Chmod(tmp, 0o600), os.Rename(tmp, path))
+	return true, errors.Join(os.Lchown(tmp, s.o.UID, s.o.GID), os.Rename(tmp, path))
 }
 
 // ahead begins to fetch the segments after one.
