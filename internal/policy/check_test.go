@@ -44,6 +44,8 @@ rules:
 assertions:
   - {name: none, why: w, database: business, query: SELECT count(*) FROM public.customer, expect: "0"}
   - {name: wrong, why: w, database: business, query: SELECT nothing(), expect: "0"}
+  - {name: records, why: w, database: business, query: WITH c AS (SELECT sum(rows) AS n FROM sandglass.carried) SELECT n FROM c WHERE NOT EXISTS (SELECT FROM sandglass.merged_rows m WHERE m.key = '') -- all, expect: "0"}
+  - {name: no-record, why: w, database: business, query: SELECT nothing FROM sandglass.carried, expect: "0"}
 quiesce:
   - {name: quiet, why: w, database: business, table: nothing, required: false, query: SELECT 1, expect: "1"}
 `
@@ -97,7 +99,8 @@ func TestCheck(t *testing.T) {
 		"rule shop/own":       {"shop/pack.yaml:27", sandglass.OK, "", 10},
 		"rule shop/rows":      {"shop/pack.yaml:28", sandglass.Stop, policy.CodeExpression, -1},
 		"assertion shop/none": {"shop/pack.yaml:31", sandglass.OK, "", -1}, "assertion shop/wrong": {"shop/pack.yaml:32", sandglass.Stop, policy.CodeExpression, -1},
-		"quiesce shop/quiet": {"shop/pack.yaml:34", sandglass.Warning, policy.CodeTableMissing, -1},
+		"assertion shop/records": {"shop/pack.yaml:33", sandglass.OK, "", -1}, "assertion shop/no-record": {"shop/pack.yaml:34", sandglass.Stop, policy.CodeExpression, -1},
+		"quiesce shop/quiet": {"shop/pack.yaml:36", sandglass.Warning, policy.CodeTableMissing, -1},
 	}
 	if diff := cmp.Diff(want, check(c.ConnString("postgres"))); diff != "" {
 		t.Error(diff)

@@ -147,6 +147,20 @@ func TestFinopsPack(t *testing.T) {
 		}
 	}
 	st := staging(c)
+	conn, err := st.Connect(t.Context(), "axdb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checks, err := policy.Check(t.Context(), conn, finops, "business") // of a database that no restore has seen
+	conn.Close(t.Context())
+	if err != nil || len(checks) < len(finops.Rules) {
+		t.Fatalf("%d checks, %v", len(checks), err)
+	}
+	for _, c := range checks {
+		if c.Level == sandglass.Stop {
+			t.Errorf("checked: %+v", c)
+		}
+	}
 	findings, _, err := policy.Inspect(t.Context(), st, in)
 	if err != nil {
 		t.Fatal(err)
