@@ -178,7 +178,7 @@ func (tx *Tx) RemoveEnvironment(ctx context.Context, name string) error {
 	if volumes > 0 {
 		return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "remove environment",
 			Message: fmt.Sprintf("Environment %q still has %d volume(s).", name, volumes),
-			Remedy:  "Stop it and drop its volumes first; `sandglass volumes` lists them."}
+			Remedy:  fmt.Sprintf("They go with it: run `sandglass env rm %s` once more; `sandglass volume ls` lists them.", name)}
 	}
 	if _, err := tx.Exec(ctx, `DELETE FROM sandglass.environment WHERE name = $1`, name); err != nil {
 		return fmt.Errorf("remove environment %s: %w", name, err)

@@ -66,7 +66,7 @@ func (q Queries) volume(ctx context.Context, id, lock string) (Volume, error) {
 	v, err := pgx.CollectExactlyOneRow(rows, scanVolume)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return v, &sandglass.Error{Code: sandglass.CodeVolumeUnknown, Op: "read volume",
-			Message: fmt.Sprintf("There is no volume %q.", id), Remedy: "`sandglass volumes` lists them."}
+			Message: fmt.Sprintf("There is no volume %q.", id), Remedy: "`sandglass volume ls` lists them."}
 	}
 	return v, wrap("read volume "+id, err)
 }
