@@ -250,6 +250,36 @@ func TestWentBack(t *testing.T) {
 	g.gap("gone back")
 }
 
+// TestNoEvidenceOfAnotherServer: what a server that went back says of itself is no evidence of the history before, also while
+// that can't be ended.
+func TestNoEvidenceOfAnotherServer(t *testing.T) {
+	g := newRig(t, pgtest.Options{})
+	folder, err := repo.NewFolder(g.folder)
+	g.check(err)
+	store := &faulty{Store: folder}
+	g.startWith(openRepo(t, store, g.key))
+	inc := g.imaged().Incarnation
+	g.durable(g.flushed())
+	g.check(g.production.Stop())
+	saved := filepath.Join(g.production.Dir, "saved")
+	run(t, "cp", "-a", g.production.Data(), saved)
+	g.check(g.production.Start(t.Context()))
+	g.production.Exec(t, "postgres", "create table t as select generate_series(1,10000) i")
+	g.durable(g.flushed())
+	g.check(g.production.Stop())
+	run(t, "rm", "-rf", g.production.Data())
+	run(t, "mv", saved, g.production.Data())
+	store.set(nil, &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})
+	back := time.Now()
+	g.check(g.production.Start(t.Context()))
+	s := g.code(sandglass.CodeRepositoryFull)
+	if s.Incarnation != inc || s.ServerTime.After(back) {
+		t.Errorf("of %s (%s was recorded) at %s, %s after it went back: %s, held %s", s.Incarnation, inc, s.ServerTime, s.ServerTime.Sub(back), s.ServerLSN, s.DurableLSN)
+	}
+	store.set(nil, nil)
+	g.gap("gone back")
+}
+
 // TestWentBackAndOvertook is a server that went back and has written more WAL than was recorded, before we look.
 func TestWentBackAndOvertook(t *testing.T) {
 	g := newRig(t, pgtest.Options{})

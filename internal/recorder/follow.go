@@ -246,6 +246,9 @@ func (s *session) hear(m pg.Message, b sandglass.Beat, isBeat, tip bool) {
 	answer := m.Reply && !s.answer
 	if answer {
 		s.answer = true
+		if s.received == s.durable {
+			s.progress = s.heard // there was nothing to do before
+		}
 	}
 	s.mu.Unlock()
 	if answer {

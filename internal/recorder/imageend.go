@@ -30,7 +30,7 @@ func (r *Recorder) finish(ctx context.Context, b *pg.Backup, w *repo.ImageWriter
 		}
 		end, ok := r.live.backupEnd(b.Start)
 		image.Consistent, image.End = end.LSN, end.End
-		return ok || r.live.config.Start > b.Start // else it was indexed before the stream's last reconnect
+		return ok || r.live.from() > b.Start // else it was indexed before the stream's last reconnect
 	})
 	if err == nil && image.Consistent == 0 {
 		err = r.storedEnd(ctx, b, image)

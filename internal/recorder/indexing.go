@@ -66,6 +66,13 @@ func (x *indexing) write(at sandglass.LSN, data []byte) {
 	}
 }
 
+// from is where the indexer began.
+func (x *indexing) from() sandglass.LSN {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.config.Start
+}
+
 // look notices what the unfinished segment tells.
 func (x *indexing) look() {
 	x.mu.Lock()

@@ -46,7 +46,8 @@ func newID(now time.Time) string {
 }
 
 // open finds the incarnation to go on with; its ID is empty if there is none. If the one asked
-// for has ended, it is one that began after that. Those that the environment does not show are kept volumes' own.
+// for has ended, it is one that began after that. Those that the environment does not show are kept volumes' own; to be asked
+// for one means that a cutover was given up before the history was passed back, and then nothing may be recorded.
 func (r *Recorder) open(ctx context.Context) (sandglass.Incarnation, error) {
 	incs, err := r.repo.Incarnations(ctx, r.env.Name)
 	if err != nil {
@@ -57,8 +58,13 @@ func (r *Recorder) open(ctx context.Context) (sandglass.Incarnation, error) {
 		if i.ID == r.want && i.Current() {
 			return i, nil
 		}
-		if i.ID == r.want {
-			since = i.Ended
+		if i.ID != r.want {
+			continue
+		}
+		if since = i.Ended; since.IsZero() {
+			return i, &sandglass.Error{Code: CodeNotShown, Op: "find incarnation",
+				Message: fmt.Sprintf("By the repository, %s has shown another state since %s than the one that runs.", r.env.Name, i.Away[len(i.Away)-1].From.Format(time.DateTime+" MST")),
+				Remedy:  "A cutover was given up on its way back. Go on with it: sandglass ops ls, then sandglass ops retry ID."}
 		}
 	}
 	var found sandglass.Incarnation

@@ -49,11 +49,11 @@ func (r *Recorder) record(ctx context.Context) error {
 	if a.sys, err = a.conn.IdentifySystem(ctx); err != nil {
 		return err
 	}
-	// the position is newer than the time, as it has to be
-	r.update(func() { r.status.ServerTime, r.status.ServerLSN = a.facts.ServerTime, a.sys.Flushed })
 	if err := a.locate(ctx); err != nil {
 		return err
 	}
+	// Only of a server that goes on from what is held; the position is newer than the time, as it has to be.
+	r.update(func() { r.status.ServerTime, r.status.ServerLSN = a.facts.ServerTime, a.sys.Flushed })
 	if err := a.secureSlot(ctx); err != nil {
 		return err
 	}

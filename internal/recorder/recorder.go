@@ -41,6 +41,7 @@ const (
 	CodeSlotGiven  sandglass.Code = "slot.given_up"
 	CodeWentBack   sandglass.Code = "history.went_back"
 	CodeReplaced   sandglass.Code = "history.other_system"
+	CodeNotShown   sandglass.Code = "history.not_shown"
 	CodePageWrites sandglass.Code = "production.full_page_writes_off"
 	CodeVoid       sandglass.Code = "image.void"
 	CodeSlotSmall  sandglass.Code = "production.slot_cap_small"

@@ -310,6 +310,27 @@ func TestRecordUnderLoad(t *testing.T) {
 	}
 }
 
+// TestNothingOfAnotherState: a recorder that is told to go on with a history which its environment does not show records nothing.
+func TestNothingOfAnotherState(t *testing.T) {
+	g := newRig(t, keepWAL())
+	g.start()
+	inc := g.imaged().Incarnation
+	g.stop()
+	away := time.Now()
+	g.check(g.repo.LeaveIncarnation(t.Context(), "prod", inc, sandglass.Absence{From: away}))
+	g.config = func(c *recorder.Config) { c.Incarnation = inc }
+	g.start()
+	g.code(recorder.CodeNotShown)
+	if n := len(g.incarnations()); n != 1 {
+		t.Errorf("%d incarnations", n)
+	}
+	g.check(g.repo.ReturnIncarnation(t.Context(), "prod", inc, away))
+	s := g.until("streaming", 30*time.Second, func(s sandglass.RecorderStatus) bool { return s.State == sandglass.RecorderStreaming })
+	if s.Incarnation != inc {
+		t.Errorf("recorded in %s, want %s", s.Incarnation, inc)
+	}
+}
+
 // TestAwaitedWALIsStoredAtOnce waits for WAL again and again, which takes no tick of a second each time.
 func TestAwaitedWALIsStoredAtOnce(t *testing.T) {
 	g := newRig(t, pgtest.Options{})
