@@ -31,8 +31,9 @@ type Secret struct {
 // Secrets are the values that must not be left. It is asked before Neutralize.
 type Secrets struct {
 	Values []Secret
-	// Cut names columns with more values than can be looked for.
-	Cut []string
+	// Cut names columns with more values than can be looked for, Odd those of types whose values lie in the files in a form of
+	// their own: as text they are found in other places only.
+	Cut, Odd []string
 }
 
 // ReadSecrets reads them from the untouched copy.
@@ -110,18 +111,16 @@ func (s *Secrets) read(ctx context.Context, q querier, in Input, database string
 
 // column reads the values of one column, as the bytes that lie in the files.
 func (s *Secrets) column(ctx context.Context, q querier, r pack.Rule, t relation, c attribute, of string) error {
-	value := "convert_to(" + ident(c.Name) + "::text, getdatabaseencoding())"
-	switch c.Type {
-	case "bytea":
-		value = ident(c.Name)
-	case "uuid":
-		value = "uuid_send(" + ident(c.Name) + ")"
+	each, value, odd := c.stored()
+	if odd {
+		s.Odd = append(s.Odd, of)
 	}
 	where := ident(c.Name) + " IS NOT NULL"
 	if r.Where != "" && !r.Carries() {
 		where += " AND (\n" + r.Where + "\n)"
 	}
-	rows, err := q.Query(ctx, fmt.Sprintf("SELECT DISTINCT substr(%s, 1, %d) FROM %s AS %s WHERE %s LIMIT %d", value, MaxSecret, t.Name, ident(bareName(r.Table)), where, maxSecrets+1))
+	rows, err := q.Query(ctx, fmt.Sprintf("SELECT DISTINCT substr(%s, 1, %d) FROM (SELECT %s AS v FROM %s AS %s WHERE %s) each WHERE v IS NOT NULL LIMIT %d",
+		value, MaxSecret, each, t.Name, ident(bareName(r.Table)), where, maxSecrets+1))
 	if err != nil {
 		return err
 	}
@@ -136,6 +135,27 @@ func (s *Secrets) column(ctx context.Context, q querier, r pack.Rule, t relation
 		s.Values = append(s.Values, Secret{of, v})
 	}
 	return nil
+}
+
+// stored is SQL for the values of a column, one by one where it holds several, and for the bytes of one, v, as they lie in
+// the files; odd says that they lie there in another form, so that only their text is known.
+func (c attribute) stored() (each, value string, odd bool) {
+	each, kind := ident(c.Name), c.Type
+	if element, ok := strings.CutSuffix(kind, "[]"); ok {
+		each, kind = "unnest("+each+")", element
+	}
+	switch kind {
+	case "bytea":
+		return each, "v", false
+	case "uuid":
+		return each, "uuid_send(v)", false
+	case "jsonb":
+		each = "jsonb_path_query(" + each + ", '$.** ? (@.type() == \"string\")') #>> '{}'"
+	case "text", "character varying", "character", "name", "json", "xml":
+	default:
+		odd = c.Category != "S"
+	}
+	return each, "convert_to(v::text, getdatabaseencoding())", odd
 }
 
 // bareName is a rule's table without its schema, by which a condition may name it.
