@@ -84,6 +84,7 @@ type Searched struct {
 	Short   int      `json:"not_searched"` // too short, or too plain, to be told from anything else
 	Hosts   []string `json:"hosts"`
 	Cut     []string `json:"cut,omitempty"` // columns with more values than are looked for
+	Odd     []string `json:"odd,omitempty"` // columns whose values lie in the files in another form than their text, which is looked for
 	Bytes   int64    `json:"bytes"`
 	Seconds float64  `json:"seconds"`
 	Found   []string `json:"found,omitempty"`
@@ -102,7 +103,7 @@ func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
-	report := Searched{Hosts: productionHosts(in.Source, in.Environment), Cut: secrets.Cut}
+	report := Searched{Hosts: productionHosts(in.Source, in.Environment), Cut: secrets.Cut, Odd: secrets.Odd}
 	var names []string
 	var needles []search.Needle
 	add := func(of string, value []byte, word bool) {
