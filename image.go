@@ -32,6 +32,8 @@ type Image struct {
 	Preload string `json:"preload,omitempty"`
 	// Databases are the databases in the image with their sizes in bytes, as far as production said.
 	Databases map[string]int64 `json:"databases,omitempty"`
+	// Address is where production said it was reached, when that was over a network; "" where unknown.
+	Address string `json:"address,omitempty"`
 	// Settings are production's settings that were not at their default, for the report.
 	Settings map[string]string `json:"settings,omitempty"`
 }

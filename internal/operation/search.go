@@ -10,14 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"sandglass"
 	"sandglass/internal/engine"
@@ -80,9 +77,9 @@ func forgetSecrets(run *engine.Run) error {
 
 // Searched is what the search came to, as search.json in the operation's logs says it.
 type Searched struct {
-	Values  int      `json:"values"`       // looked for
-	Short   int      `json:"not_searched"` // too short, or too plain, to be told from anything else
-	Hosts   []string `json:"hosts"`
+	Values int `json:"values"`       // looked for
+	Short  int `json:"not_searched"` // too short, or too plain, to be told from anything else
+	KnownHosts
 	Cut     []string `json:"cut,omitempty"` // columns with more values than are looked for
 	Odd     []string `json:"odd,omitempty"` // columns whose values lie in the files in another form than their text, which is looked for
 	Bytes   int64    `json:"bytes"`
@@ -103,7 +100,11 @@ func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
-	report := Searched{Hosts: productionHosts(in.Source, in.Environment), Cut: secrets.Cut, Odd: secrets.Odd}
+	hosts, err := h.productionHosts(ctx, m, in.Source, in.Environment)
+	if err != nil {
+		return err
+	}
+	report := Searched{KnownHosts: hosts, Cut: secrets.Cut, Odd: secrets.Odd}
 	var names []string
 	var needles []search.Needle
 	add := func(of string, value []byte, word bool) {
@@ -142,7 +143,8 @@ func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.
 	if err := writeJSON(run.Dir, "search.json", report); err != nil {
 		return err
 	}
-	run.Log.Info("searched the files", "values", report.Values, "not_searched", report.Short, "bytes", bytes, "seconds", report.Seconds, "found", len(report.Found))
+	run.Log.Info("searched the files", "values", report.Values, "not_searched", report.Short, "bytes", bytes, "seconds", report.Seconds, "found", len(report.Found),
+		"hosts", report.Hosts, "hosts_unresolved", report.Unresolved)
 	accepted := slices.Concat(run.Request.Accept, in.Environment.Accept)
 	return h.judge(ctx, run, []sandglass.Finding{report.finding(slices.Contains(accepted, CodeLeak))}, accepted)
 }
@@ -166,33 +168,6 @@ func (s Searched) finding(accepted bool) sandglass.Finding {
 // ownPassword says whether a role of the sandbox has the very password, which then is its own.
 func ownPassword(t *policy.Target, verifier string) bool {
 	return t != nil && slices.ContainsFunc(t.Roles, func(r policy.Role) bool { return r.Password != nil && *r.Password == verifier })
-}
-
-// productionHosts are the names and addresses by which the source is known, but not those that the sandbox uses itself.
-func productionHosts(source, target sandglass.Environment) []string {
-	hosts := slices.Clone(source.Hosts)
-	if source.Recording != nil && source.Recording.Connection != "" {
-		if c, err := pgx.ParseConfig(source.Recording.Connection); err == nil {
-			hosts = append(hosts, c.Host)
-			for _, f := range c.Fallbacks {
-				hosts = append(hosts, f.Host)
-			}
-		}
-	}
-	var own []string
-	if s := target.Server; s != nil {
-		own = append(slices.Clone(s.HBA), s.Listen)
-		for _, v := range s.Settings {
-			own = append(own, v)
-		}
-	}
-	own = append(own, target.Hosts...)
-	slices.Sort(hosts)
-	return slices.DeleteFunc(slices.Compact(hosts), func(host string) bool {
-		ip := net.ParseIP(host)
-		return host == "" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || strings.EqualFold(host, "localhost") || ip != nil && (ip.IsLoopback() || ip.IsUnspecified()) ||
-			slices.ContainsFunc(own, func(text string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(host)) })
-	})
 }
 
 // placeOf says what a file of the volume is. The staging server is started for that once more.

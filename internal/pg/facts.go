@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -21,6 +22,8 @@ type Facts struct {
 	Major      int
 	ServerTime time.Time
 	InRecovery bool // a standby
+	// Address is the server's end of this connection, as the server says; "" when it is a Unix socket or loopback.
+	Address string
 
 	Role            string
 	MayReplicate    bool // REPLICATION or SUPERUSER
@@ -98,13 +101,16 @@ func (f *Facts) read(q *factQuery, slot, application string) {
 	row := q.row(`select extract(epoch from clock_timestamp())::numeric(20,6), pg_is_in_recovery(), current_user,
 		r.rolreplication or r.rolsuper, r.rolsuper or pg_has_role('pg_read_all_settings','usage'), r.rolsuper or pg_has_role('pg_read_all_stats','usage'),
 		(select count(*) from pg_stat_replication where application_name is null or application_name <> $1 and $1 <> application_name || '-image' and application_name <> $1 || '-image'),
-		(select count(*) from pg_replication_slots)
+		(select count(*) from pg_replication_slots), coalesce(host(inet_server_addr()), '')
 		from pg_roles r where r.rolname = current_user`, application)
 	seconds, _ := strconv.ParseFloat(row(0), 64)
 	f.ServerTime = time.UnixMicro(int64(seconds * 1e6)).UTC()
 	f.InRecovery, f.Role = row(1) == "t", row(2)
 	f.MayReplicate, f.ReadsSettings, f.ReadsStatistics = row(3) == "t", row(4) == "t", row(5) == "t"
 	f.UsedWALSenders, f.UsedSlots = number(row(6)), number(row(7))
+	if ip, err := netip.ParseAddr(row(8)); err == nil && !ip.Unmap().IsLoopback() {
+		f.Address = ip.Unmap().WithZone("").String()
+	}
 
 	all := make(map[string]string)
 	f.Settings = make(map[string]string)

@@ -179,7 +179,7 @@ func (r *Recorder) backup(ctx context.Context, inc sandglass.Incarnation, skipCh
 	if err != nil {
 		return image, err
 	}
-	image.Preload, image.Settings, image.Databases = facts.Preload, facts.Settings, facts.Databases
+	image.Preload, image.Settings, image.Databases, image.Address = facts.Preload, facts.Settings, facts.Databases, facts.Address
 	for name, size := range image.Databases {
 		if size < 0 {
 			image.Databases[name] = 0
