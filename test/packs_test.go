@@ -58,7 +58,7 @@ func TestPacks(t *testing.T) {
 	op, err := s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest})
 	must(t, err)
 	for environment, rows := range map[string]string{"prod": `-`, "uat": `0`} { // the recorder may not read production's tables; in the copy nothing is left to clear
-		line := regexp.MustCompile(`(?m)^ok +shop/notes +rule +business +goods +` + rows + ` +shop/pack.yaml:\d+$`)
+		line := regexp.MustCompile(`(?m)^ok +notes +rule +business +goods +` + rows + ` +pack.yaml:\d+$`)
 		if r := ran(t, s, "pack", "check", "shop", "--environment", environment); !line.MatchString(r.Stdout) {
 			t.Errorf("the pack against %s: %s", environment, r.Stdout)
 		}

@@ -58,16 +58,24 @@ func newPackList(a *app) *cobra.Command {
 				if p.Shipped {
 					from = "shipped"
 				}
-				rules, asserted := len(p.Rules), len(p.Assertions)
 				if p.Name == pack.Always {
-					applied, proven := policy.BuiltIns()
-					rules, asserted, from = len(applied), len(proven), "built in"
+					from = "built in"
 				}
+				rules, asserted := countsOf(p)
 				rows = append(rows, []string{p.Name, strconv.Itoa(p.Version), strconv.Itoa(rules), strconv.Itoa(asserted), from, p.What})
 			}
 			return table(w, []string{"name", "version", "rules", "assertions", "from", "of"}, rows, "from")
 		})
 	}}
+}
+
+// countsOf is how many rules and assertions a pack has; those of the one that always applies are built in.
+func countsOf(p pack.Pack) (rules, asserted int) {
+	if p.Name == pack.Always {
+		applied, proven := policy.BuiltIns()
+		return len(applied), len(proven)
+	}
+	return len(p.Rules), len(p.Assertions)
 }
 
 func newPackShow(a *app) *cobra.Command {

@@ -59,7 +59,8 @@ func newPackCheck(a *app) *cobra.Command {
 				return a.packChecked(p.Name, checks)
 			}
 			return a.print(p, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is well-formed: %d rules, %d assertions, %d quiesce checks.\n", p.Policy(), len(p.Rules), len(p.Assertions), len(p.Quiesce))
+				rules, asserted := countsOf(p)
+				_, err := fmt.Fprintf(w, "%s is well-formed: %d rules, %d assertions, %d quiesce checks.\n", p.Policy(), rules, asserted, len(p.Quiesce))
 				return err
 			})
 		}}
@@ -118,20 +119,34 @@ func (a *app) packChecked(name string, checks []sandglass.RuleCheck) error {
 	}
 	err := a.print(checks, func(w io.Writer) error {
 		var rows [][]string
+		own := func(text string) string { return strings.TrimPrefix(text, filepath.Base(name)+"/") } // what all lines have in common
+		var uncounted []sandglass.RuleCheck
 		for _, c := range checks {
 			n := ""
 			if c.Rows >= 0 {
 				n = thousands(c.Rows)
 			}
-			rows = append(rows, []string{string(c.Level), c.Rule, c.Kind, c.Database, c.Table, n, c.At})
+			rows = append(rows, []string{string(c.Level), own(c.Rule), c.Kind, c.Database, c.Table, n, own(c.At)})
+			if c.Code == policy.CodeNotCounted {
+				uncounted = append(uncounted, c)
+			}
 		}
-		if err := table(w, []string{"level", "rule", "kind", "database", "table", "rows", "at"}, rows); err != nil {
+		if err := table(w, []string{"level", "rule", "kind", "database", "table", "rows", "at"}, rows, "database", "kind"); err != nil {
 			return err
 		}
 		for _, c := range checks {
-			if c.Message != "" {
-				fmt.Fprintf(w, "\n%-7s  %s: %s [%s]\n", c.Level, c.At, c.Message, c.Code)
+			if c.Message != "" && c.Code != policy.CodeNotCounted {
+				fmt.Fprintln(w)
+				paragraph(w, fmt.Sprintf("%-7s  ", c.Level), strings.Repeat(" ", 9), fmt.Sprintf("%s: %s [%s]", c.At, c.Message, c.Code))
 			}
+		}
+		if n := len(uncounted); n > 0 {
+			fmt.Fprintln(w)
+			text := uncounted[0].Message
+			if n > 1 {
+				text += fmt.Sprintf(" So it is with %d more.", n-1)
+			}
+			sentence(w, "", text)
 		}
 		return nil
 	})

@@ -243,7 +243,7 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location, told []san
 		}
 	}
 	if len(own) > 0 {
-		fmt.Fprintf(w, "%s kept its own: %s\n", o.Environment, strings.Join(own, ", "))
+		sentence(w, "", fmt.Sprintf("%s kept its own: %s", o.Environment, strings.Join(own, ", ")))
 	}
 	if len(r.NotReapplied) > 0 {
 		list(w, "What of "+o.Environment+" could not be given to the copy", r.NotReapplied)
