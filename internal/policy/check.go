@@ -155,9 +155,6 @@ func (c checker) count(ctx context.Context, r pack.Rule, t relation, columns []a
 		more = strings.Join(not, " OR ")
 	}
 	sql := "SELECT count(*) FROM " + t.Name + " AS " + ident(bareName(r.Table)) + whereOf(r, more)
-	if r.Carries() {
-		sql = "SELECT count(*) FROM " + t.Name
-	}
 	err := c.conn.QueryRow(ctx, sql).Scan(&out.Rows)
 	said, refused := errors.AsType[*pgconn.PgError](err)
 	if !refused {

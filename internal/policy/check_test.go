@@ -38,7 +38,7 @@ rules:
     where: ids = 1
     clear: [mail]
   - {name: division, why: w, database: business, table: customer, clear: [mail], where: 1 / (id - 1) > 0}
-  - {name: own, why: w, database: business, table: customer, keep: target}
+  - {name: own, why: w, database: business, table: customer, keep: target, where: id < 3}
   - {name: rows, why: w, database: business, table: app.jobs, insert: [{id: "1"}, {id: "now()"}]}
   - {name: elsewhere, why: w, database: reporting, table: figures, empty: true}
 assertions:
@@ -96,7 +96,7 @@ func TestCheck(t *testing.T) {
 		"rule shop/mismatch":  {"shop/pack.yaml:19", sandglass.Stop, policy.CodeExpression, -1},
 		"rule shop/condition": {"shop/pack.yaml:24", sandglass.Stop, policy.CodeExpression, -1},
 		"rule shop/division":  {"shop/pack.yaml:26", sandglass.Stop, policy.CodeExpression, -1},
-		"rule shop/own":       {"shop/pack.yaml:27", sandglass.OK, "", 10},
+		"rule shop/own":       {"shop/pack.yaml:27", sandglass.OK, "", 2},
 		"rule shop/rows":      {"shop/pack.yaml:28", sandglass.Stop, policy.CodeExpression, -1},
 		"assertion shop/none": {"shop/pack.yaml:31", sandglass.OK, "", -1}, "assertion shop/wrong": {"shop/pack.yaml:32", sandglass.Stop, policy.CodeExpression, -1},
 		"assertion shop/records": {"shop/pack.yaml:33", sandglass.OK, "", -1}, "assertion shop/no-record": {"shop/pack.yaml:34", sandglass.Stop, policy.CodeExpression, -1},
