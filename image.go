@@ -28,6 +28,8 @@ type Image struct {
 	Tablespaces map[string]string `json:"tablespaces,omitempty"`
 	// Minimums are from the image's pg_control.
 	Minimums Parameters `json:"minimums"`
+	// WrongPages says that page checksums of production did not hold, and its pages were copied as they are.
+	WrongPages bool `json:"wrong_pages,omitempty"`
 	// Preload is production's shared_preload_libraries, as it was.
 	Preload string `json:"preload,omitempty"`
 	// Databases are the databases in the image with their sizes in bytes, as far as production said.

@@ -26,6 +26,7 @@ const (
 	CodeSettings       sandglass.Code = "preflight.settings_not_taken"
 	CodeFirstRestore   sandglass.Code = "preflight.first_restore"
 	CodeDown           sandglass.Code = "preflight.target_down"
+	CodePages          sandglass.Code = "preflight.page_checksums"
 )
 
 // MaxSocketPath is how long the path of a Unix socket may be on Linux (sun_path in unix(7), less its final zero).
@@ -82,7 +83,7 @@ func Check(f Facts) []sandglass.Finding {
 	f.Accepted = append(slices.Clone(f.Accepted), f.Target.Accept...)
 	for _, check := range []func(Facts) (sandglass.Finding, bool){
 		liveProduction, binaries, seal, diskSpace, socketPath, port, preload, settings, databases,
-		identifier, tablespaces, droppedDatabases, clients, targetDown, firstRestore, sourceSettings,
+		pages, identifier, tablespaces, droppedDatabases, clients, targetDown, firstRestore, sourceSettings,
 	} {
 		if finding, applies := check(f); applies {
 			finding.Accepted = finding.Level == sandglass.Warning && slices.Contains(f.Accepted, finding.Code)
@@ -200,6 +201,14 @@ func databases(f Facts) (sandglass.Finding, bool) {
 	}
 	return stop(CodeNoDatabases, "Give source and target the same database roles.",
 		"No database of %s has a role that %s names; nothing would be left.", f.Source.Name, f.Target.Name)
+}
+
+func pages(f Facts) (sandglass.Finding, bool) {
+	if !f.Image.WrongPages {
+		return nothing()
+	}
+	return warn(CodePages, "Production's log names the files; mend them there, then take another image: sandglass record image "+f.Source.Name,
+		"Pages of %s had wrong checksums when image %s was made, and are in the copy as they were.", f.Source.Name, f.Image.ID)
 }
 
 func identifier(f Facts) (sandglass.Finding, bool) {

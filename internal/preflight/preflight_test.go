@@ -54,6 +54,7 @@ func TestChecks(t *testing.T) {
 		"clients":        {func(f *preflight.Facts) { f.Clients = []string{"psql", "odoo"} }, preflight.CodeClients, sandglass.Warning, "psql, odoo"},
 		"down":           {func(f *preflight.Facts) { f.Running = false }, preflight.CodeDown, sandglass.Stop, "not running"},
 		"down, accepted": {func(f *preflight.Facts) { f.Running = false; f.Accepted = []sandglass.Code{preflight.CodeDown} }, preflight.CodeDown, sandglass.Warning, "not running"},
+		"wrong pages":    {func(f *preflight.Facts) { f.Image.WrongPages = true }, preflight.CodePages, sandglass.Warning, "wrong checksums"},
 		"first":          {func(f *preflight.Facts) { f.Running, f.Empty = false, true }, preflight.CodeFirstRestore, sandglass.OK, "first restore"},
 	} {
 		t.Run(name, func(t *testing.T) {

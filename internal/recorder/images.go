@@ -158,7 +158,7 @@ func (r *Recorder) takeFor(ctx context.Context, inc sandglass.Incarnation) (sand
 }
 
 // take takes one image. If production's page checksums do not hold, the pages are copied as they
-// are the second time: what production has must be had, and the finding is shown.
+// are the second time: what production has must be had, and preflight tells of it.
 func (r *Recorder) take(ctx context.Context, inc sandglass.Incarnation) (sandglass.Image, error) {
 	image, err := r.backup(ctx, inc, false)
 	if errors.Is(err, pg.ErrChecksum) {
@@ -169,7 +169,7 @@ func (r *Recorder) take(ctx context.Context, inc sandglass.Incarnation) (sandgla
 }
 
 func (r *Recorder) backup(ctx context.Context, inc sandglass.Incarnation, skipChecksums bool) (sandglass.Image, error) {
-	image := sandglass.Image{ID: sandglass.ImageID(newID(time.Now())), Environment: r.env.Name, Incarnation: inc.ID, Began: r.clock()}
+	image := sandglass.Image{ID: sandglass.ImageID(newID(time.Now())), Environment: r.env.Name, Incarnation: inc.ID, Began: r.clock(), WrongPages: skipChecksums}
 	t, err := targetOf(r.env, r.target)
 	if err != nil {
 		return image, err
