@@ -270,10 +270,19 @@ func (h *Host) rollBack(ctx context.Context, run *engine.Run) error {
 	if err := h.swapBack(ctx, run, m); err != nil {
 		return err
 	}
+	if err := h.reopen(ctx, run, m); err != nil {
+		return err
+	}
+	// The history comes last: a repository that does not answer must not keep the sandbox closed. Nothing is recorded before.
 	if err := h.passBack(ctx, run, m); err != nil {
 		return err
 	}
 	h.Recorders.Resume(run.Request.Environment)
+	return nil
+}
+
+// reopen opens the server that was current before the cutover, if it should run.
+func (h *Host) reopen(ctx context.Context, run *engine.Run, m memory) error {
 	if m.Previous == "" {
 		return nil
 	}
@@ -317,7 +326,7 @@ func (h *Host) swapBack(ctx context.Context, run *engine.Run, m memory) error {
 	}
 	return h.DB.Do(ctx, func(tx *db.Tx) error {
 		e, err := tx.Environment(ctx, run.Request.Environment)
-		if err != nil || e.Volume == m.Previous {
+		if err != nil || e.Volume == m.Previous || e.Volume != m.Volume { // not swapped, or another state was made since a way back was given up
 			return err
 		}
 		until := time.Now().Add(time.Duration(e.Declaration.WithDefaults().Server.Keep))

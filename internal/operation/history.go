@@ -153,9 +153,13 @@ func (h *Host) settlePassing(ctx context.Context, run *engine.Run, m *memory, ta
 	if err != nil {
 		return err
 	}
+	left := time.Now()
 	for _, i := range all { // the repository knows best: the recorder may have begun one a moment ago
 		if i.Current() && i.ID != m.Incarnation {
 			m.Leaves = i.ID
+		}
+		for _, a := range i.Away { // also where our clock has been set back
+			left = later(left, later(a.From, a.To).Add(time.Microsecond))
 		}
 	}
 	if m.Previous != "" && m.Leaves != "" {
@@ -164,8 +168,15 @@ func (h *Host) settlePassing(ctx context.Context, run *engine.Run, m *memory, ta
 		}
 	}
 	m.Unrecorded = !target.Recording || target.Declaration.Recording == nil
-	m.Left = time.Now()
+	m.Left = left
 	return run.Save(ctx, *m)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // passHistory passes the environment's history on, in the repository. It may be done again.
