@@ -41,6 +41,8 @@ func ownTables() []ownRows {
 		{what: "batch servers", query: "SELECT serverid, maxbatchsessions FROM batchserverconfig"},
 		{what: "batch groups' servers", query: "SELECT groupid, serverid FROM batchservergroup"},
 		{what: "printers", query: "SELECT printername, printerpath FROM syscorpnetprinters"},
+		{what: "mail server", query: "SELECT key, smtprelayservername, smtpusername, smtpportnumber, smtprequiressl, mailernoninteractive FROM sysemailparameters"},
+		{what: "its password", query: "SELECT aosid, instancename, password FROM sysemailsmtppassword"},
 		{what: "sign-in of Admin", query: "SELECT networkalias, networkdomain FROM userinfo WHERE id = 'Admin'"},
 	}
 }
