@@ -23,16 +23,17 @@ import (
 
 // areas put the pack's rules together, in people's words. A rule belongs to the first area that has it, by its name or its beginning.
 var areas = []struct{ name, rules, what string }{
-	{"Mail", "e-mail-addresses smtp- mail-", "addresses, relay, sign-in and password emptied"},
+	{"Mail", "e-mail-addresses smtp- mail-provider", "addresses, relay, sign-in and password emptied"},
 	{"Printing", "print", "print management and network printers removed"},
 	{"Servers", "servers server- client- batch-server", "production's servers and sessions removed"},
-	{"Batch jobs", "batch-jobs", "withheld: nothing runs a second time"},
+	{"Batch jobs", "batch-jobs batch-tasks", "withheld: nothing runs a second time"},
 	{"Batch history", "batch-", "removed"},
-	{"Users", "user administrator automation-", "disabled, but the administrator and services"},
+	{"Users", "users user-partition administrator automation-", "disabled, but the administrator and services"},
 	{"Encrypted fields", "merchant- exchange- fiscal- person- oauth-", "cleared: production's certificate is not here"},
-	{"Attachments", "attachments deleted-attachments", "cut off from production's file storage"},
+	{"Attachments", "attachment deleted-attachment integration-files", "cut off from production's file storage"},
+	{"Machines and folders", "mail-attachments user- template-", "names of production's machines and file servers cleared"},
 	{"Database log", "database-log maintenance-", "removed"},
-	{"Other systems", "dual-write event- tenant power-bi provisioning-", "links to Dataverse, events and tenant removed"},
+	{"Other systems", "dual-write event- tenant power-bi provisioning- service-", "links to Dataverse, events and tenant removed"},
 	{"Commerce", "commerce-", "stores, terminals and scale units unlinked"},
 }
 

@@ -48,15 +48,15 @@ func (w *world) links() []filler {
 		}},
 		// Their batch jobs wait; none executes at any moment of ours.
 		{"integrationactivityruntimetable", "activitytable batchjobid monitoringjobid", len(entities), func(r *row, i int) { r.id(i).id(10 + 10*i).id(12 + 10*i) }},
-		{"integrationactivitymessagetable", "messageid entityname enqueuedatetime enqueueuser processingstarteddatetime processingcompleteddatetime status totalrecordsexported", messages, func(r *row, i int) {
+		{"integrationactivitymessagetable", "messageid entityname enqueuedatetime enqueueuser processingstarteddatetime processingcompleteddatetime status totalrecordsexported submitteddatafile", messages, func(r *row, i int) {
 			at := when(i, messages)
-			r.s(w.guid(70, i), entities[i%len(entities)]).t(at).s("DBMovementAPI").t(at, at.Add(40*time.Second)).i(3, r.rng.IntN(500))
+			r.s(w.guid(70, i), entities[i%len(entities)]).t(at).s("DBMovementAPI").t(at, at.Add(40*time.Second)).i(3, r.rng.IntN(500)).s(w.url("storage") + "/messages/" + w.guid(70, i))
 		}},
-		{"sysserviceconfigurationsetting", "name value", 3, func(r *row, i int) {
-			r.s([]string{"TENANTID", "AADREALM", "SESSIONTIMEOUT"}[i], []string{w.tenant(), "spn:00000015-0000-0000-c000-000000000000", "60"}[i])
+		{"sysserviceconfigurationsetting", "name value", 4, func(r *row, i int) {
+			r.s([]string{"TENANTID", "AADREALM", "SESSIONTIMEOUT", "TELEMETRYURL"}[i], []string{w.tenant(), "spn:00000015-0000-0000-c000-000000000000", "60", w.url("telemetry")}[i])
 		}},
 		{"powerbiconfig", "isenabled azureadauthorityuri tenantid clientid applicationkey redirecturl", 1, func(r *row, _ int) {
-			r.i(1).s("https://sts.example/common", w.tenant(), w.guid(72, 0), w.guid(74, 0), "https://powerbi.example/redirect")
+			r.i(1).s("https://sts.example/common", w.tenant(), w.guid(72, 0), w.guid(74, 0), w.url("erp")+"/oauth")
 		}},
 		{"provisioningmessagetable", "createdon message tenantid", 6, func(r *row, i int) {
 			r.t(firstDay.AddDate(0, i, 0)).s("Provisioned step "+fmt.Sprint(i+1), w.tenant())
@@ -78,18 +78,20 @@ func (w *world) commerce() []filler {
 		{"retailcdxuploadpathhistory", "uploadsession path", sessions, func(r *row, i int) { r.id(i).s(`\\` + w.host("files", 0) + `\upload\` + w.guid(82, i)) }},
 		{"retailcdxuploadsummarycache", "jobid sessions", 1, func(r *row, _ int) { r.s("P-0001").i(sessions) }},
 		{"retailcdxdatasyncrowversion", "tablename syncrowversion", 40, func(r *row, i int) { r.s(fmt.Sprintf("ax.retailtable%02d", i+1)).i(100000 + i) }},
-		{"retailconndatabaseprofile", "name server database username password connectionstring sourcescaleunitid datagroup", 8, func(r *row, i int) {
-			r.s(fmt.Sprintf("Store %02d", i+1), w.host("store", i), "channel", "channel_sync", w.guid(84, i), "Server="+w.host("store", i)+";User=channel_sync;Password="+w.guid(84, i), "SU-"+w.Name).id(0)
+		{"retailconndatabaseprofile", "name server database username password connectionstring datastoredata sourcescaleunitid datagroup", 8, func(r *row, i int) {
+			r.s(fmt.Sprintf("Store %02d", i+1), w.host("store", i), "channel", "channel_sync", w.guid(84, i), "Server="+w.host("store", i)+";User=channel_sync;Password="+w.guid(84, i), "<Server>"+w.host("store", i)+"</Server>", "SU-"+w.Name).id(0)
 		}},
-		{"retailtransactionserviceprofile", "profileid name azureauthority language", 1, func(r *row, _ int) { r.s("000001", "Default", "https://sts.example/common", "en-gb") }},
+		{"retailtransactionserviceprofile", "profileid name azureauthority language centraltableserver servercertificatedns servicehosturl issueruri aosurl azureresource postspassword", 1, func(r *row, _ int) {
+			r.s("000001", "Default", "https://sts.example/common", "en-gb", w.host("aos", 0), w.host("aos", 0), w.url("commerce"), w.url("sts"), w.url("erp"), w.url("erp"), w.guid(108, 0))
+		}},
 		{"retailscaleunit", "id name type issystemrecord", 3, func(r *row, i int) {
 			r.s([]string{"Default", "SU-" + w.Name, "SU-" + w.Name + "-2"}[i], []string{"Default", "Scale unit", "Second scale unit"}[i]).i(1, max(0, 1-i))
 		}},
 		{"retailchannelprofile", "channelprofiletype name issystemrecord", 3, func(r *row, i int) {
 			r.i(1).s([]string{"Default", "scaleunit-" + w.Name, "scaleunit-" + w.Name + "-2"}[i]).i(max(0, 1-i))
 		}},
-		{"retailhardwareprofile", "profileid name eftconnectorname eftmerchantid securemerchantproperties printerdescription", 10, func(r *row, i int) {
-			r.s(fmt.Sprintf("HW%03d", i+1), "Register "+fmt.Sprint(i+1), "Terminal", w.guid(86, i)).bytes(128).s("Receipt printer")
+		{"retailhardwareprofile", "profileid name eftconnectorname eftmerchantid securemerchantproperties printerdescription eftservername cctvhostname pharmacyhost dualdisplaybrowserurl imagepath eftmerchantproperties", 10, func(r *row, i int) {
+			r.s(fmt.Sprintf("HW%03d", i+1), "Register "+fmt.Sprint(i+1), "Terminal", w.guid(86, i)).bytes(128).s("Receipt printer", w.host("eft", 0), w.host("camera", i), w.host("pharmacy", 0), w.url("screen"), w.folder("pictures"), "<Url>"+w.url("payments")+"</Url>")
 		}},
 		{"retailsharedparameters", "key environmentid retailserverurl tenantid identitycompany", 1, func(r *row, _ int) { r.i(0).s(w.guid(88, 0), w.url("commerce"), w.tenant(), "nwat") }},
 		{"retailselfservicepackageinfo", "packagename fileurl version", 4, func(r *row, i int) {
@@ -102,8 +104,8 @@ func (w *world) commerce() []filler {
 func (w *world) encrypted() []filler {
 	persons := w.workers
 	return []filler{
-		{"creditcardaccountsetup", "connectorname connectorproperties istest securemerchantproperties dataareaid", len(companies) - 1, func(r *row, i int) {
-			r.s("Card connector", "v2").i(0).bytes(160).s(companies[i][0])
+		{"creditcardaccountsetup", "connectorname connectorproperties istest securemerchantproperties merchantproperties dataareaid", len(companies) - 1, func(r *row, i int) {
+			r.s("Card connector", "v2").i(0).bytes(160).s("<Url>"+w.url("payments")+"</Url>", companies[i][0])
 		}},
 		{"creditcardcust", "cardtoken creditcardtypename custaccount name expirydate uniquecardid dataareaid", 300, func(r *row, i int) {
 			r.s(w.guid(92, i), "CREDIT", customerAccount(i%w.customers), w.partyName(w.vendors+i%w.customers), "1228", w.guid(94, i), company(i%w.customers))

@@ -74,6 +74,11 @@ func (r *row) bytes(n int) *row {
 	for i := range b {
 		b[i] = byte(r.rng.Uint32())
 	}
+	return r.binary(b)
+}
+
+// binary writes bytes as they are.
+func (r *row) binary(b []byte) *row {
 	r.buf = append(r.buf, `\\x`...)
 	r.buf = append(hex.AppendEncode(r.buf, b), '\t')
 	return r

@@ -38,14 +38,23 @@ func (w *world) people() []filler {
 			}
 			r.s(id(i), name).i(enabled).s("https://sts.example/"+w.tenant(), alias+"@nordwind.example", w.guid(42, i), "nwat", "en-gb").i(0).id(i % 60 / 59)
 		}},
-		{"sysuserinfo", "id email language startpage theme", n, func(r *row, i int) {
+		{"sysuserinfo", "id email language startpage theme defaultexcelexportsite defaultexcelexportpath", n, func(r *row, i int) {
 			r.s(id(i), strings.ToLower(id(i))+"@nordwind.example", "en-gb", "DefaultDashboard").i(3)
+			if i%6 != 0 {
+				r.s("", "")
+				return
+			}
+			r.s(w.url("share")+"/finance", w.folder("export")+`\`+strings.ToLower(id(i)))
 		}},
 		{"usergroupinfo", "id name", 6, func(r *row, i int) {
 			r.s([]string{"AP", "AR", "GL", "WH", "PU", "IT"}[i], []string{"Accounts payable", "Accounts receivable", "General ledger", "Warehouse", "Purchasing", "IT"}[i])
 		}},
 		{"sysuserlog", "userid computername clienttype sessionid logoutdatetime terminatedok type", log, func(r *row, i int) {
-			r.s(userID(r.rng.IntN(people)), fmt.Sprintf("PC-%04d", r.rng.IntN(90))).i(1, i%400).t(when(i, log).Add(10*time.Hour)).i(1, 0)
+			from := fmt.Sprintf("PC-%04d", r.rng.IntN(90))
+			if i%9 == 0 {
+				from = w.host("terminal", i/9%3)
+			}
+			r.s(userID(r.rng.IntN(people)), from).i(1, i%400).t(when(i, log).Add(10*time.Hour)).i(1, 0)
 		}},
 		{"sysclientsessions", "sessionid serverid userid clienttype clientcomputer logindatetime status", 45, func(r *row, i int) {
 			r.i(i+1, 1+i%3).s(userID(i)).i(1).s(w.host("pc", i)).t(firstDay.AddDate(0, 0, days)).i(1)
@@ -73,8 +82,13 @@ func (w *world) batch() []filler {
 			at := firstDay.AddDate(0, 0, days).Add(time.Duration(i) * 7 * time.Minute)
 			r.s(caption(i)).i(jobStatus(i)).s(companies[i/3%len(companies)][0]).t(at, at).s("initial", "NIGHT").bytes(24).s(userID(i % people))
 		}},
-		{"batch", "batchjobid caption classnumber company datapartition groupid status parameters startdatetime", 3 * jobs, func(r *row, i int) {
+		{"batch", "batchjobid caption classnumber company datapartition groupid status parameters startdatetime serverid info", 3 * jobs, func(r *row, i int) {
 			r.id(i/3).s(caption(i/3)).i(20000+i%900).s(companies[i/9%len(companies)][0], "initial", "NIGHT").i(jobStatus(i / 3)).bytes(48).t(firstDay.AddDate(0, 0, days))
+			if status := jobStatus(i / 3); status != 2 && status != 4 {
+				r.s("").null()
+				return
+			}
+			r.s(w.host("batch", i%2)).binary([]byte("The task ran on " + w.host("batch", i%2)))
 		}},
 		{"batchjobhistory", "batchjobid caption company origstartdatetime startdatetime enddatetime status executedby", past, func(r *row, i int) {
 			at := when(i, past)
@@ -106,8 +120,8 @@ func (w *world) system() []filler {
 			name := fmt.Sprintf("%s-%s-%02d", w.Name, []string{"OFFICE", "WAREHOUSE", "LABELS"}[i%3], i/3+1)
 			r.s(name, `\\`+w.host("print", 0)+`\`+name, "Floor "+fmt.Sprint(i/3)).i(1).s(w.guid(46, i), companies[i%3][0])
 		}},
-		{"sysemailparameters", "key smtprelayservername smtpusername smtpportnumber smtprequiressl mailernoninteractive mailerinteractiveenabled maxemailattachmentsize", 1, func(r *row, _ int) {
-			r.i(0).s("smtp."+w.Name+".nordwind.example", "erp-sender@"+w.Name+".nordwind.example").i(587, 1).s([]string{"Exchange", "SMTP"}[len(w.Name)%2]).bytes(8).i(10)
+		{"sysemailparameters", "key smtprelayservername smtpusername smtpportnumber smtprequiressl mailernoninteractive mailerinteractiveenabled maxemailattachmentsize attachmentspath", 1, func(r *row, _ int) {
+			r.i(0).s("smtp."+w.Name+".nordwind.example", "erp-sender@"+w.Name+".nordwind.example").i(587, 1).s([]string{"Exchange", "SMTP"}[len(w.Name)%2]).bytes(8).i(10).s(w.folder("mail"))
 		}},
 		{"sysemailsmtppassword", "aosid instancename password", 1, func(r *row, _ int) { r.s(w.host("aos", 0), "01").bytes(64) }},
 		{"sysemailtable", "emailid description senderaddr sendername dataareaid", 20, func(r *row, i int) {
@@ -132,20 +146,24 @@ func (w *world) documents() []filler {
 	blob := func(r *row, i int) {
 		id := w.guid(48, i)
 		if i%25 == 0 { // a small one, kept in the database
-			r.s(id).i(0).s("").bytes(600 + r.rng.IntN(900))
+			r.s(id).i(0).s("", "").bytes(600 + r.rng.IntN(900))
 			return
 		}
-		r.s(id).i(1).s(`{"Url":"https://` + w.Name + `store.blob.example/documents/` + id + `","Sas":"sig=` + w.guid(50, i) + `"}`).null()
+		if i%25 == 1 { // an old one, kept on the file server
+			r.s(id).i(0).s("", w.folder("documents")).null()
+			return
+		}
+		r.s(id).i(1).s(`{"Url":"https://`+w.Name+`store.blob.example/documents/`+id+`","Sas":"sig=`+w.guid(50, i)+`"}`, "").null()
 	}
 	return []filler{
-		{"docuvalue", "name filename filetype originalfilename type fileid storageproviderid accessinformation file", n, func(r *row, i int) {
+		{"docuvalue", "name filename filetype originalfilename type fileid storageproviderid accessinformation path file", n, func(r *row, i int) {
 			r.s(file(i), file(i), "pdf", file(i)).i(0)
 			blob(r, i)
 		}},
 		{"docuref", "refrecid reftableid refcompanyid actualcompanyid typeid name valuerecid documentid author", n, func(r *row, i int) {
 			r.id(i).i(505).s(company(i), company(i), "File", file(i)).id(i).s(w.guid(48, i)).id(r.rng.IntN(people))
 		}},
-		{"docudeletedvalue", "originalrecid name filename filetype originalfilename type fileid storageproviderid accessinformation file", 200, func(r *row, i int) {
+		{"docudeletedvalue", "originalrecid name filename filetype originalfilename type fileid storageproviderid accessinformation path file", 200, func(r *row, i int) {
 			r.id(n+i).s(file(n+i), file(n+i), "pdf", file(n+i)).i(0)
 			blob(r, n+i)
 		}},

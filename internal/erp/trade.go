@@ -51,9 +51,9 @@ var vendorGroups = [][2]string{{"10", "Goods"}, {"20", "Services"}, {NewVendors,
 
 func (w *world) trading() []filler {
 	return []filler{
-		{"companyinfo", "dataarea name namealias knownas partynumber vatnum key", len(companies), func(r *row, i int) {
+		{"companyinfo", "dataarea name namealias knownas partynumber vatnum templatefolder_w key", len(companies), func(r *row, i int) {
 			c := companies[i]
-			r.s(c[0], c[1], c[1], c[1], fmt.Sprintf("LE-%04d", i+1), fmt.Sprintf("ATU%08d", 66200000+i*1117)).i(i)
+			r.s(c[0], c[1], c[1], c[1], fmt.Sprintf("LE-%04d", i+1), fmt.Sprintf("ATU%08d", 66200000+i*1117), w.folder("templates")).i(i)
 		}},
 		{"vendgroup", "vendgroup name paymtermid dataareaid", len(vendorGroups) * len(companies), func(r *row, i int) {
 			g := vendorGroups[i%len(vendorGroups)]

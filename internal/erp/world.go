@@ -128,6 +128,9 @@ func (w *world) host(kind string, i int) string {
 	return fmt.Sprintf("%s-%02d.%s.nordwind.example", kind, i+1, w.Name)
 }
 
+// folder is a share of its file server.
+func (w *world) folder(name string) string { return `\\` + w.host("files", 0) + `\` + name }
+
 // guid is an identifier that belongs to (what, i) for good.
 func (w *world) guid(what uint64, i int) string {
 	a, b := w.chance(what, i), w.chance(what+1, i)

@@ -171,7 +171,7 @@ func TestFinopsOwnRows(t *testing.T) {
 		{"printername, printerpath", "syscorpnetprinters", `p1 \\own-print\p1; p2 own-p2`}, {"serverid", "batchserverconfig", "own-batch-1"}, {"serverid", "batchservergroup", "own-batch-1"},
 		{"smtprelayservername, smtpusername, mailernoninteractive", "sysemailparameters", "own-relay.uat.example own-relay-user Graph"}, {"password", "sysemailsmtppassword", `\x6f776e2d736d7470`},
 		{"id, name, enable, networkalias", "userinfo WHERE id IN ('Admin', 'alice')", "Admin Administrator 1 admin@uat.example; alice Alice 0 alice@prod.example"},
-		{"name, value", "sysserviceconfigurationsetting", "OTHER x; TENANTID own-tenant"},
+		{"name, value", "sysserviceconfigurationsetting", "MONITORURL https://own-monitor.example; OTHER x; TENANTID own-tenant"},
 	} {
 		if got := erpRows(t, c, "axdb_uat", want.columns, want.table); got != want.want {
 			t.Errorf("%s:\n got %s\nwant %s", want.table, got, want.want)
@@ -186,7 +186,7 @@ func TestFinopsOwnRows(t *testing.T) {
 			rows[strings.TrimPrefix(r.Rule, "dynamics365-finops/")] = r.Rows
 		}
 	}
-	if diff := cmp.Diff(map[string]int64{"smtp-passwords": 1, "own-mail-server": 1, "servers": 2, "server-sessions": 1, "printers": 2, "batch-servers": 1, "batch-server-groups": 1, "own-administrator": 1, "own-tenant": 1}, rows); diff != "" {
+	if diff := cmp.Diff(map[string]int64{"smtp-passwords": 1, "own-mail-server": 1, "servers": 2, "server-sessions": 1, "printers": 2, "batch-servers": 1, "batch-server-groups": 1, "own-administrator": 1, "own-service-addresses": 1, "own-tenant": 1}, rows); diff != "" {
 		t.Error(diff)
 	}
 	// One row that is not the sandbox's own is seen.
