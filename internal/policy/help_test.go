@@ -154,7 +154,7 @@ func makeCopy(t testing.TB) (*pgtest.Cluster, policy.Contact) {
 			CREATE FUNCTION cron.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''fired''; END'; CREATE TRIGGER cache BEFORE UPDATE ON cron.job EXECUTE FUNCTION cron.refuse()`,
 		`CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''event trigger fired''; END'`,
 		`CREATE FUNCTION reach() RETURNS text LANGUAGE sql AS $$ SELECT * FROM dblink('host=prod', 'select 1') AS t(x text) $$`,
-		`CREATE UNLOGGED TABLE volatile (x int)`,
+		`CREATE UNLOGGED TABLE volatile (x int)`, `CREATE SCHEMA vault; CREATE TABLE vault.secrets (secret text)`,
 		`CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION tell()`, `ALTER EVENT TRIGGER watch ENABLE ALWAYS`)
 	for _, db := range []string{"shop", "junk"} {
 		raw(t, c, db, `BEGIN; INSERT INTO public.goods VALUES (999, 1); PREPARE TRANSACTION 'half done in `+db+`'`)

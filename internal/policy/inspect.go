@@ -29,6 +29,7 @@ const (
 	CodeLibraryMissing    sandglass.Code = "inspect.library_missing"
 	CodeUnlogged          sandglass.Code = "inspect.unlogged_tables"
 	CodeInvalidIndex      sandglass.Code = "inspect.invalid_indexes"
+	CodeSecretStore       sandglass.Code = "inspect.secret_store"
 	CodeTemplateUsed      sandglass.Code = "inspect.template_used"
 	CodeQueues            sandglass.Code = "inspect.queues"
 )
@@ -96,6 +97,12 @@ func databaseLooks() []look {
 			remedy: "Fill them in the sandbox as the application does after a crash.",
 			sql: `SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 				WHERE relpersistence = 'u' AND relkind = 'r' ORDER BY 1`},
+		// Their keys lie outside the database: the values are readable here where the host has the same key, else to nobody.
+		{code: CodeSecretStore, level: sandglass.Warning, says: "Extensions keep production's secrets or keys in the copy, which are readable where their root key is, and else lost",
+			remedy: "Empty these tables by a rule of a pack (docs/PACKS.md), and never give the sandbox production's root key; what pg_tde encrypts needs it to be read at all.",
+			sql: `SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+				WHERE relkind IN ('r', 'p') AND (nspname, relname) IN (('vault', 'secrets'), ('pgsodium', 'key'))
+				UNION ALL SELECT extname::text FROM pg_extension WHERE extname = 'pg_tde' ORDER BY 1`},
 		{code: CodeInvalidIndex, level: sandglass.Warning, says: "Indexes are invalid, as they were in production at that moment",
 			remedy: "REINDEX them in the sandbox if you need them; production may have been building them.",
 			sql: `SELECT format('%I.%I', nspname, relname) FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = relnamespace
