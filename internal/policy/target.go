@@ -183,7 +183,7 @@ func (t *Target) readDatabases(ctx context.Context, tx pgx.Tx, own []string) err
 	}
 	for _, r := range rows {
 		d := Database{Name: r.Name, Owner: r.Owner, ConnLimit: r.ConnLimit, AllowConn: r.AllowConn}
-		d.Access, err = structs[Grant](ctx, tx, `SELECT 'DATABASE', quote_ident(datname), '', coalesce(g.rolname::text, ''), string_agg(a.privilege_type, ', ' ORDER BY 1), a.is_grantable
+		d.Access, err = structs[Grant](ctx, tx, `SELECT 'DATABASE', quote_ident(datname), '', coalesce(g.rolname::text, ''), string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type), a.is_grantable
 			FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) a LEFT JOIN pg_roles g ON g.oid = a.grantee
 			WHERE datname = $1 AND (a.grantee = 0 OR g.rolname = ANY ($2)) GROUP BY datname, g.rolname, a.is_grantable ORDER BY 4, 6`, r.Name, own)
 		if err != nil {
