@@ -68,6 +68,10 @@ func (s Synchronize) DatabaseRole(databases map[string]string) string {
 // wrong says what is not right with the declaration; "" when nothing is.
 func (s Synchronize) wrong(databases map[string]string) string {
 	absolute := func(path string) bool { return filepath.IsAbs(path) && filepath.Clean(path) == path && path != "/" }
+	// Other processes' files and memory are in there.
+	kernels := func(path string) bool {
+		return slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") })
+	}
 	role := s.DatabaseRole(databases)
 	_, named := databases[role]
 	switch {
@@ -79,6 +83,8 @@ func (s Synchronize) wrong(databases map[string]string) string {
 		return "server.synchronize.folder is an absolute path, and not the whole host."
 	case slices.ContainsFunc(s.Show, func(path string) bool { return !absolute(path) }):
 		return "server.synchronize.show are absolute paths, and not the whole host."
+	case kernels(s.Folder) || slices.ContainsFunc(s.Show, kernels):
+		return "server.synchronize.folder and show are files of the disk, not of /proc, /sys or /dev."
 	case s.Timeout < 0:
 		return "server.synchronize.timeout can't be negative."
 	case s.Network != "" && s.Network != "closed" && s.Network != "open":

@@ -88,6 +88,16 @@ func recordedProduction(t *testing.T, s *systest.System, port int) {
 	neverTarget(t, s)
 	shows(t, s, "uat", "the new production")
 
+	// Also while its recorder can't get in.
+	do(t, s, "uat", "postgres", "ALTER ROLE follower PASSWORD 'g'", "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'sandglass-erp'")
+	must(t, s.Await(ctx, 20*time.Second, "the recorder to be cut off", func() (bool, error) {
+		n, err := s.Query(ctx, "uat", "postgres", "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'sandglass-erp'")
+		return n == "0", err
+	}))
+	neverTarget(t, s)
+	do(t, s, "uat", "postgres", "ALTER ROLE follower PASSWORD 'f'")
+	streaming(t, s, "erp")
+
 	// No longer recorded, it is a sandbox like any other.
 	ran(t, s, "record", "stop", "erp", "--yes")
 	_, err = s.Undo(ctx, "uat")

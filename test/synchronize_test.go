@@ -138,10 +138,15 @@ func TestSynchronize(t *testing.T) {
 		if _, err := m.Restore(t.Context(), "uat", sandglass.Moment{Kind: sandglass.AtLatest}); sandglass.CodeOf(err) != "synchronize.no_command" {
 			t.Errorf("a folder that is not there: %v", err)
 		}
+		m.declare("", func(e *sandglass.Environment) { e.Server.Synchronize.Show = []string{"/srv/not/there"} })
+		if _, err := m.Restore(t.Context(), "uat", sandglass.Moment{Kind: sandglass.AtLatest}); sandglass.CodeOf(err) != "synchronize.no_command" {
+			t.Errorf("something to show that is not there: %v", err)
+		}
 		for key, edit := range map[string]func(*sandglass.Synchronize){
 			"user": func(s *sandglass.Synchronize) { s.User = "root" }, "timeout": func(s *sandglass.Synchronize) { s.Timeout = -1 },
 			"folder": func(s *sandglass.Synchronize) { s.Folder = "migrations" }, "database": func(s *sandglass.Synchronize) { s.Database = "nowhere" },
-			"command": func(s *sandglass.Synchronize) { s.Command = nil }, "role": func(s *sandglass.Synchronize) { s.Role = "sandglass" },
+			"folder and show": func(s *sandglass.Synchronize) { s.Show = []string{"/proc/1"} },
+			"command":         func(s *sandglass.Synchronize) { s.Command = nil }, "role": func(s *sandglass.Synchronize) { s.Role = "sandglass" },
 		} {
 			e, server := m.env, *m.env.Server
 			server.Synchronize = &sandglass.Synchronize{Command: []string{"migrate"}}

@@ -17,7 +17,7 @@ import (
 )
 
 // liveProduction names the recorded production that the server of a session is, because that production's recorder is
-// connected to it, or that it follows as a standby; "" for none. A standby whose system identifier is no production's of
+// connected to it or has its slot there, or that it follows as a standby; "" for none. A standby whose system identifier is no production's of
 // ours is taken for one of source.
 func (h *Host) liveProduction(ctx context.Context, conn *pgx.Conn, source string) (string, error) {
 	environments, err := h.DB.Environments(ctx)
@@ -32,6 +32,14 @@ func (h *Host) liveProduction(ctx context.Context, conn *pgx.Conn, source string
 	if err != nil {
 		return "", fmt.Errorf("read who follows the target: %w", err)
 	}
+	rows, err = conn.Query(ctx, `SELECT slot_name::text FROM pg_replication_slots`)
+	if err != nil {
+		return "", fmt.Errorf("read the target's slots: %w", err)
+	}
+	slots, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return "", fmt.Errorf("read the target's slots: %w", err)
+	}
 	var standby bool
 	if err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&standby); err != nil {
 		return "", fmt.Errorf("ask whether the target is a standby: %w", err)
@@ -41,7 +49,8 @@ func (h *Host) liveProduction(ctx context.Context, conn *pgx.Conn, source string
 		if e.Declaration.Kind != sandglass.Production {
 			continue
 		}
-		if slices.Contains(senders, recorder.Application(name)) {
+		// A recorder that was cut off a moment ago still has its slot; no copy has it.
+		if slices.Contains(senders, recorder.Application(name)) || e.Recording && slices.Contains(slots, ownSlot(e, environments)) {
 			return name, nil
 		}
 		if !standby {
@@ -55,6 +64,22 @@ func (h *Host) liveProduction(ctx context.Context, conn *pgx.Conn, source string
 		return source, nil
 	}
 	return "", nil
+}
+
+// ownSlot is the slot of an environment's recorder; "" when another environment declares one of that name.
+func ownSlot(e db.Environment, all []db.Environment) string {
+	slot := func(e db.Environment) string {
+		if r := e.Declaration.WithDefaults().Recording; r != nil {
+			return r.Slot
+		}
+		return ""
+	}
+	for _, other := range all {
+		if other.Declaration.Name != e.Declaration.Name && slot(other) == slot(e) {
+			return ""
+		}
+	}
+	return slot(e)
 }
 
 // sameIdentifier says whether the server of a session has the system identifier of an environment's history.

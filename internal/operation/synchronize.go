@@ -140,7 +140,7 @@ func (h *Host) migrationRole(ctx context.Context, run *engine.Run, st policy.Sta
 
 // takeLoginBack ends what is left of the migrations' sessions, and the login that a role had for them.
 func (h *Host) takeLoginBack(ctx context.Context, st policy.Staging, lent string) error {
-	statements := []string{`SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename <> '` + server.Role + `'`}
+	statements := []string{`SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM '` + server.Role + `'`}
 	if lent != "" {
 		statements = append(statements, "ALTER ROLE "+pgx.Identifier{lent}.Sanitize()+" NOLOGIN")
 	}
@@ -249,6 +249,12 @@ func (h *Host) planSynchronize(plan *sandglass.Plan, f preflight.Facts) {
 	if _, err := h.migrationUser(*s); err != nil {
 		stop(err)
 	}
+	for _, path := range s.Show {
+		if _, err := os.Stat(path); err != nil {
+			stop(&sandglass.Error{Code: server.CodeCommandMissing, Message: fmt.Sprintf("%s, which the sandbox's migrations are to see, is not there.", path),
+				Remedy: "Correct server.synchronize.show of the sandbox's declaration."})
+		}
+	}
 	if s.Folder != "" {
 		if info, err := os.Stat(s.Folder); err != nil || !info.IsDir() {
 			stop(&sandglass.Error{Code: server.CodeCommandMissing, Message: fmt.Sprintf("The folder %s of the sandbox's migrations is not there.", s.Folder),
@@ -312,5 +318,5 @@ func (o *output) end() string {
 	if len(o.tail) == 0 {
 		return ", and said nothing"
 	}
-	return ", and said last:\n  " + strings.Join(o.tail, "\n  ")
+	return ", and said last:\n  " + strings.TrimSuffix(strings.Join(o.tail, "\n  "), ".") // a sentence, which its user ends
 }
