@@ -89,9 +89,12 @@ func TestWhatIsCopied(t *testing.T) {
 		"pg_logical/replorigin_checkpoint": true, "pg_twophase/0000": true,
 		"server.key": false, "log": false, "log/postgresql.log": false, "postgresql.auto.conf": false, "pg_hba.conf": false,
 		"pg_wal": true, "pg_wal/archive_status": true, "pg_wal/000000010000000000000001": false, "pg_stat": true, "pg_stat/pg_stat_statements.stat": false,
-		"pg_replslot": true, "pg_replslot/x": false, "pg_replslot/x/state": false, "base/pgsql_tmp": false, "PG_VERSION/x": false,
+		"pg_replslot": true, "pg_replslot/x": false, "pg_replslot/x/state": false, "base/pgsql_tmp": false, "base/5/pgsql_tmp12.0": false,
+		"base/16384": true, "base/16384/16400_vm": true, "base/16384/16400.12": true, "base/16384/16400_fsm.1": true, "base/16384/t3_16401": true, "base/1/PG_VERSION": true, "base/1/pg_filenode.map": true,
+		"global/pg_filenode.map": true, "pg_tblspc/16385": true, "pg_tblspc/16385/PG_15_202209061": true, "pg_tblspc/16385/PG_15_202209061/5": true, "pg_multixact/members/0000": true,
+		"base/dump.sql": false, "base/1/1259.bak": false, "global/pg_hba.conf.bak": false, "pg_tblspc/16385/notes.txt": false, "pg_log/postgresql.log": false, "PG_VERSION/x": false,
 	} {
-		dir := path == "base" || path == "log" || path == "pg_wal" || path == "pg_wal/archive_status" || path == "pg_stat" || path == "pg_replslot" || path == "pg_replslot/x"
+		dir := path == "base" || path == "base/16384" || path == "pg_tblspc/16385" || path == "pg_tblspc/16385/PG_15_202209061" || path == "pg_tblspc/16385/PG_15_202209061/5" || path == "log" || path == "pg_wal" || path == "pg_wal/archive_status" || path == "pg_stat" || path == "pg_replslot" || path == "pg_replslot/x"
 		if got := recorder.Wanted(path, dir); got != want {
 			t.Errorf("%s: %v", path, got)
 		}
