@@ -190,6 +190,14 @@ func TestTablespacesOfProductionAreUntouched(t *testing.T) {
 	if err != nil && sandglass.CodeOf(err) != sandglass.CodeMomentTablespace && sandglass.CodeOf(err) != sandglass.CodePreflight {
 		t.Errorf("a restore beyond transaction %s: %v", xid, err)
 	}
+	// With the image that follows at once it can be reached, and what the copy does with that tablespace stays in its volume.
+	must(t, s.AwaitImages(ctx, "prod", 2))
+	_, err = s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest})
+	must(t, err)
+	if location, err = s.Query(ctx, "uat", "postgres", "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'late'"); err != nil || !strings.HasPrefix(location, s.State()) {
+		t.Errorf("the copy's later tablespace lies in %q, not in its volume: %v", location, err)
+	}
+	do(t, s, "uat", "postgres", "UPDATE b SET note = 'of the sandbox'", "CHECKPOINT", "DROP TABLE a", "CHECKPOINT")
 	must(t, prod.Restart(ctx)) // forget what is cached
 	for _, table := range []string{"a", "b"} {
 		if got := prod.Query(t, "postgres", "SELECT count(*) FROM "+table+" WHERE note = 'of production'"); got != "1000" {
