@@ -171,6 +171,7 @@ func TestFinopsOwnRows(t *testing.T) {
 		{"printername, printerpath", "syscorpnetprinters", `p1 \\own-print\p1; p2 own-p2`}, {"serverid", "batchserverconfig", "own-batch-1"}, {"serverid", "batchservergroup", "own-batch-1"},
 		{"smtprelayservername, smtpusername, mailernoninteractive", "sysemailparameters", "own-relay.uat.example own-relay-user Graph"}, {"password", "sysemailsmtppassword", `\x6f776e2d736d7470`},
 		{"id, name, enable, networkalias", "userinfo WHERE id IN ('Admin', 'alice')", "Admin Administrator 1 admin@uat.example; alice Alice 0 alice@prod.example"},
+		{"id, networkdomain, objectid", "userinfo WHERE id IN ('Admin', 'alice')", "Admin https://sts.example/uat object-in-uat; alice https://sts.example/prod object-in-prod"},
 		{"name, value", "sysserviceconfigurationsetting", "MONITORURL https://own-monitor.example; OTHER x; TENANTID own-tenant"},
 	} {
 		if got := erpRows(t, c, "axdb_uat", want.columns, want.table); got != want.want {

@@ -33,7 +33,7 @@ CREATE TABLE batchconstraintshistory (recid bigint PRIMARY KEY, batchid bigint);
 INSERT INTO batchconstraintshistory VALUES (1,1);
 CREATE TABLE partitions (recid bigint PRIMARY KEY, partitionkey varchar(8), name varchar(60));
 INSERT INTO partitions VALUES (5637144576,'initial','Initial'), (5637144577,'other','Other');
-CREATE TABLE userinfo (id varchar(20) UNIQUE, name varchar(60), enable integer, networkalias varchar(255), recid bigint PRIMARY KEY, partition bigint NOT NULL);
+CREATE TABLE userinfo (id varchar(20) UNIQUE, name varchar(60), enable integer, networkalias varchar(255), recid bigint PRIMARY KEY, partition bigint NOT NULL, networkdomain varchar(255) DEFAULT 'https://sts.example/prod', objectid varchar(60) DEFAULT 'object-in-prod');
 INSERT INTO userinfo VALUES ('Admin','Administrator',0,'admin@prod.example',1,5637144576), ('DBMovementAPI','Pipeline',0,'',2,5637144576), ('FRServiceUser','FR',1,'',3,5637144576), ('RetailServiceAccount','R',1,'',4,5637144576), ('alice','Alice',1,'alice@prod.example',5,5637144577), ('bob','Bob',0,'bob@prod.example',6,5637144576);
 CREATE TABLE sysuserinfo (recid bigint PRIMARY KEY, id varchar(20) NOT NULL, defaultexcelexportsite varchar(255), defaultexcelexportpath varchar(255));
 INSERT INTO sysuserinfo VALUES (1,'alice','https://secret-share.example','\\secret-files\alice'), (2,'bob',NULL,NULL);
