@@ -3,8 +3,10 @@ package test
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,6 +54,19 @@ func planted(t *testing.T, prod *pgtest.Cluster) (hashes []string) {
 	return hashes
 }
 
+// strewn are files that servers and people leave in a data folder: logs, keys, copies of configuration, dumps.
+func strewn(t *testing.T, prod *pgtest.Cluster) (files []string) {
+	t.Helper()
+	database := prod.Query(t, "postgres", "SELECT 'base/' || oid FROM pg_database WHERE datname = 'erp'")
+	for _, file := range []string{"log/postgresql-Mon.log", "pg_log/postgresql.log", "server.key", "pg_hba.conf.old", "notes/todo.txt", "base/dump", database + "/1259-old", "global/passwords"} {
+		path := filepath.Join(prod.Data(), file)
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		must(t, os.WriteFile(path, []byte("LEAK in "+file+", strewn-by-people"), 0o644))
+		files = append(files, file)
+	}
+	return files
+}
+
 // later is what production writes after the image: the secrets lie in the WAL that is replayed.
 func later(t *testing.T, prod *pgtest.Cluster) {
 	t.Helper()
@@ -75,7 +90,7 @@ func leftIn(t *testing.T, folder string, texts ...string) (found []string) {
 func TestLeaks(t *testing.T) {
 	ctx := t.Context()
 	prod := production(t, nil)
-	hashes := planted(t, prod)
+	hashes, files := planted(t, prod), strewn(t, prod)
 	s := newSystem(t)
 	own := filepath.Join(s.State(), "packs", "vault")
 	must(t, os.MkdirAll(own, 0o755))
@@ -101,6 +116,15 @@ func TestLeaks(t *testing.T) {
 	must(t, err)
 	if left := leftIn(t, filepath.Join(s.State(), "volumes"), append(hashes, "LEAK")...); left != nil {
 		t.Errorf("secrets of production are left: %v", left)
+	}
+	data := filepath.Join(s.State(), "volumes", e.Volume.ID, "data")
+	if _, err := os.Stat(filepath.Join(data, "PG_VERSION")); err != nil {
+		t.Error(err)
+	}
+	for _, file := range files {
+		if _, err := os.Lstat(filepath.Join(data, file)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s of production's data folder came into the sandbox: %v", file, err)
+		}
 	}
 	if left := leftIn(t, filepath.Join(s.State(), "ops"), append(hashes, "LEAK")...); left != nil {
 		t.Errorf("secrets of production are in the operation's folder: %v", left)
