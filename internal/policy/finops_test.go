@@ -235,6 +235,11 @@ func TestFinopsPack(t *testing.T) {
 		t.Errorf("an address that came back is not seen: %s", stops)
 	}
 	ask(t, c, "axdb_uat", `UPDATE public.logisticselectronicaddress SET locator = '' WHERE recid = 1 RETURNING ''`)
+	// Without a row of the initial partition, its documented number counts.
+	ask(t, c, "axdb_uat", `WITH gone AS (DELETE FROM public.partitions WHERE partitionkey = 'initial') UPDATE public.userinfo SET partition = 5637144577 WHERE id = 'alice' RETURNING ''`)
+	if stops := strings.Join(prove(t, st, in), "\n"); !strings.Contains(stops, "proof.dynamics365-finops/user-partition") {
+		t.Errorf("a user of another partition is not seen where no partition is called initial: %s", stops)
+	}
 	if err := c.Stop(); err != nil {
 		t.Fatal(err)
 	}
