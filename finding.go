@@ -26,7 +26,8 @@ type PlanLine struct {
 	Why     string  `json:"why,omitempty"`
 	Bytes   int64   `json:"bytes,omitempty"`
 	Rows    int64   `json:"rows,omitempty"`
-	Seconds float64 `json:"seconds,omitempty"` // expected; an estimate
+	Seen    int64   `json:"seen,omitempty"`    // of a result: the rows that the rule's table had before
+	Seconds float64 `json:"seconds,omitempty"` // expected, an estimate; of a result: taken
 }
 
 // Plan is what an operation will do, made before anything changes.

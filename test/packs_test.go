@@ -77,6 +77,14 @@ func TestPacks(t *testing.T) {
 	if list := strings.Join(result.Checklist, "\n"); !strings.Contains(list, "Look at the goods of uat, from prod.") || !strings.Contains(list, "batch servers of uat") {
 		t.Errorf("checklist: %s", list)
 	}
+	line := regexp.MustCompile(`(?m)^dynamics365-finops/batch-jobs axdb_uat +9 +4 +\d+\.\d s$`)
+	if out := ran(t, s, "ops", "show", op.ID, "--rules").Stdout; !line.MatchString(out) {
+		t.Errorf("what the rules changed: %s", out)
+	}
+	report, err := os.ReadFile(filepath.Join(s.State(), "ops", op.ID, "neutralize.json"))
+	if err != nil || strings.Contains(string(report), `"skipped"`) {
+		t.Errorf("the report of a restore that was not interrupted: %s %v", report, err)
+	}
 	for _, row := range []struct{ what, sql, want string }{
 		{"withheld jobs", "SELECT count(*)::text FROM batchjob WHERE status IN (1, 2, 5, 7)", "0"},
 		{"other rows", "SELECT count(*)::text FROM batchjob", "9"},

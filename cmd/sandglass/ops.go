@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -67,15 +68,49 @@ func (a *app) onOperation(c *cobra.Command, do func(ctx context.Context, cl *cli
 }
 
 func newOpsShow(a *app) *cobra.Command {
-	return a.onOperation(&cobra.Command{Use: "show ID", Short: "Show one operation with its plan and steps"},
+	var rules bool
+	c := a.onOperation(&cobra.Command{Use: "show ID", Short: "Show one operation with its plan and steps"},
 		func(ctx context.Context, cl *client.Client, id string) error {
 			o, err := cl.Operation(ctx, id)
 			if err != nil {
 				return err
 			}
 			zone := a.zoneOrUTC(ctx, cl, o)
-			return a.print(o, func(w io.Writer) error { return a.showOperation(w, o, zone) })
+			return a.print(o, func(w io.Writer) error {
+				if err := a.showOperation(w, o, zone); err != nil || !rules {
+					return err
+				}
+				return showRules(w, o)
+			})
 		})
+	c.Flags().BoolVar(&rules, "rules", false, "also show what each rule changed (always in --json)")
+	return c
+}
+
+// showRules writes what the rules of a finished operation changed; those that changed nothing are left out.
+func showRules(w io.Writer, o sandglass.Operation) error {
+	var r sandglass.Result
+	if len(o.Result) > 0 && json.Unmarshal(o.Result, &r) != nil {
+		r = sandglass.Result{} // other kinds have other results
+	}
+	fmt.Fprintln(w)
+	switch {
+	case o.State != sandglass.Succeeded:
+		_, err := fmt.Fprintln(w, "What each rule changed is told once an operation has succeeded.")
+		return err
+	case len(r.Rules) == 0:
+		_, err := fmt.Fprintln(w, "No rule changed anything.")
+		return err
+	}
+	var rows [][]string
+	for _, l := range r.Rules {
+		seen := ""
+		if l.Seen > 0 {
+			seen = thousands(l.Seen)
+		}
+		rows = append(rows, []string{l.What, seen, thousands(l.Rows), seconds(l.Seconds)})
+	}
+	return table(w, []string{"rule", "rows seen", "changed", "took"}, rows)
 }
 
 // zoneOrUTC is the zone in which an operation's times are told; its environment may be gone.

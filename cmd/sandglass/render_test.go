@@ -105,8 +105,17 @@ func TestGolden(t *testing.T) {
 			}, zone)
 		},
 		"operation_succeeded": func(w io.Writer) error { return a.showOperation(w, sampleOperation(sandglass.Succeeded), zone) },
-		"operation_failed":    func(w io.Writer) error { return a.showOperation(w, sampleOperation(sandglass.Failed), zone) },
-		"operation_running":   func(w io.Writer) error { return a.showOperation(w, sampleOperation(sandglass.Running), zone) },
+		"operation_rules": func(w io.Writer) error {
+			o := sampleOperation(sandglass.Succeeded)
+			o.Result, _ = json.Marshal(sandglass.Result{Rules: []sandglass.PlanLine{ // a plain struct
+				{What: "roles", Rows: 3, Seconds: 0.04},
+				{What: "dynamics365-finops/e-mail-addresses axdb_uat", Rows: 61204, Seen: 1234567, Seconds: 12.3},
+				{What: "dynamics365-finops/smtp-relay axdb_uat", Rows: 1, Seen: 1, Seconds: 0.003}}})
+			return showRules(w, o)
+		},
+		"operation_without_rules": func(w io.Writer) error { return showRules(w, sampleOperation(sandglass.Succeeded)) },
+		"operation_failed":        func(w io.Writer) error { return a.showOperation(w, sampleOperation(sandglass.Failed), zone) },
+		"operation_running":       func(w io.Writer) error { return a.showOperation(w, sampleOperation(sandglass.Running), zone) },
 		"environment": func(w io.Writer) error {
 			return showEnvironment(w, sandglass.EnvironmentStatus{
 				Environment: sandglass.Environment{Name: "uat", Kind: sandglass.Sandbox, Server: &sandglass.Server{Port: 5433, Source: "prod"}}.WithDefaults(),

@@ -4,6 +4,7 @@
 package operation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -83,13 +84,23 @@ func (h *Host) carryAgain(ctx context.Context, run *engine.Run, old server.Confi
 	if err != nil || len(again.Rules) == 0 {
 		return err
 	}
-	report := readJSON[policy.Report](run.Dir, "neutralize.json")
-	for i, r := range report.Rules {
-		if n := slices.IndexFunc(again.Rules, func(a policy.RuleReport) bool { return a.Rule == r.Rule && a.Database == r.Database }); n >= 0 {
-			report.Rules[i] = again.Rules[n]
+	return writeJSON(run.Dir, "neutralize.json", renewed(readJSON[policy.Report](run.Dir, "neutralize.json"), again))
+}
+
+// renewed is the report of the work that was done first, with what was done again since. The rows of a rule that was
+// skipped come from its record, so they are those of the time at which it was done, however often it was asked for.
+func renewed(first, again policy.Report) policy.Report {
+	for _, r := range again.Rules {
+		n := slices.IndexFunc(first.Rules, func(f policy.RuleReport) bool { return f.Rule == r.Rule && f.Database == r.Database })
+		if n < 0 {
+			first.Rules = append(first.Rules, r)
+			continue
 		}
+		r.Skipped = r.Skipped && first.Rules[n].Skipped
+		first.Rules[n] = r
 	}
-	return writeJSON(run.Dir, "neutralize.json", report)
+	first.Seconds = cmp.Or(first.Seconds, again.Seconds)
+	return first
 }
 
 func carriesRows(packs []pack.Pack) bool {
@@ -122,7 +133,7 @@ func carried(report policy.Report) (lines []sandglass.PlanLine) {
 	for _, r := range report.Rules {
 		if r.Carried {
 			_, name, _ := strings.Cut(r.Rule, "/")
-			lines = append(lines, sandglass.PlanLine{Step: "neutralize", What: strings.ReplaceAll(name, "-", " "), Why: r.Why, Rows: r.Rows, Seconds: r.Seconds})
+			lines = append(lines, sandglass.PlanLine{Step: "neutralize", What: strings.ReplaceAll(name, "-", " "), Why: r.Why, Rows: r.Rows, Seen: r.Seen, Seconds: r.Seconds})
 		}
 	}
 	return lines

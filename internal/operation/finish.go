@@ -59,7 +59,7 @@ func (h *Host) sumUp(ctx context.Context, run *engine.Run) error {
 	report := readJSON[policy.Report](run.Dir, "neutralize.json")
 	for _, r := range report.Rules {
 		if r.Rows > 0 && !r.Carried {
-			result.Rules = append(result.Rules, sandglass.PlanLine{Step: "neutralize", What: strings.TrimSpace(r.Rule + " " + r.Database), Why: r.Why, Rows: r.Rows, Seconds: r.Seconds})
+			result.Rules = append(result.Rules, sandglass.PlanLine{Step: "neutralize", What: strings.TrimSpace(r.Rule + " " + r.Database), Why: r.Why, Rows: r.Rows, Seen: r.Seen, Seconds: r.Seconds})
 		}
 	}
 	result.Carried = carried(report)

@@ -78,7 +78,9 @@ func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Stagin
 	if err != nil {
 		return err
 	}
-	if err := writeJSON(run.Dir, "neutralize.json", report); err != nil {
+	first := readJSON[policy.Report](run.Dir, "neutralize.json")
+	first.NotReapplied = report.NotReapplied // of all rules, those of before too
+	if err := writeJSON(run.Dir, "neutralize.json", renewed(first, report)); err != nil {
 		return err
 	}
 	findings, err := policy.Prove(ctx, st, in)
