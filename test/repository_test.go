@@ -160,7 +160,7 @@ func flipped(t *testing.T, s *systest.System, part string, spared bool) {
 		}
 		_, err = s.Undo(ctx, "uat")
 		must(t, err)
-	case code != sandglass.CodeRepositoryDamaged && code != sandglass.CodeRecoveryFailed:
+	case code != sandglass.CodeRepositoryDamaged:
 		t.Errorf("a restore that needs it ended as %s: %v", op.State, err)
 	}
 	if got, err := s.Query(ctx, "uat", "postgres", whoAmI); err != nil || got != "the sandbox" {

@@ -192,7 +192,7 @@ func (h *Host) replay(ctx context.Context, run *engine.Run, m *memory, e sandgla
 			return err
 		}
 	}
-	src := source{h.Repository, m.Range, m.SegmentSize}
+	src := source{h.Repository, m.Range, m.SegmentSize, &saidOf{}}
 	if m.Range.Stop == img.Redo {
 		return h.takeAsItIs(ctx, run, c, m, src)
 	}
@@ -209,7 +209,7 @@ func (h *Host) replay(ctx context.Context, run *engine.Run, m *memory, e sandgla
 	if err := run.Save(ctx, *m); err != nil {
 		return err
 	}
-	if err := h.replayTo(ctx, run, c, m, img); err != nil {
+	if err := h.replayTo(ctx, run, c, m, img, src.said); err != nil {
 		return err
 	}
 	m.Recovered = true
@@ -249,7 +249,7 @@ func (h *Host) takeAsItIs(ctx context.Context, run *engine.Run, c server.Config,
 }
 
 // replayTo starts the recovering server, waits for its promotion, sees where it ended and stops it.
-func (h *Host) replayTo(ctx context.Context, run *engine.Run, c server.Config, m *memory, img sandglass.Image) error {
+func (h *Host) replayTo(ctx context.Context, run *engine.Run, c server.Config, m *memory, img sandglass.Image, said *saidOf) error {
 	run.Log.Info("replaying", "from", img.Redo, "stop", m.Range.Stop, "timeline", m.Range.Timeline)
 	p, err := server.Start(ctx, c)
 	if err != nil {
@@ -266,7 +266,7 @@ func (h *Host) replayTo(ctx context.Context, run *engine.Run, c server.Config, m
 	close(done)
 	<-stopped
 	if err != nil {
-		return recoveryError(err)
+		return recoveryError(err, said.last())
 	}
 	if m.End, err = server.Recovered(c); err != nil {
 		return err
@@ -297,9 +297,14 @@ func (h *Host) showReplay(run *engine.Run, p *server.Postmaster, m memory, img s
 	}
 }
 
-// recoveryError says of a server that did not get through recovery what it means here.
-func recoveryError(err error) error {
-	if sandglass.CodeOf(err) != sandglass.CodeServerFailed {
+// recoveryError says of a server that did not get through recovery what it means here; what the
+// repository said of the WAL that was asked for tells more than the server knows.
+func recoveryError(err, repository error) error {
+	code := sandglass.CodeOf(err)
+	if repository != nil && (code == sandglass.CodeServerFailed || code == sandglass.CodeRecoveryFailed) {
+		return fmt.Errorf("recover: %w", repository)
+	}
+	if code != sandglass.CodeServerFailed {
 		return err
 	}
 	said := sandglass.AsError(err)

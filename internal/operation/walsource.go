@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"sandglass"
@@ -24,6 +25,27 @@ type source struct {
 	repository  *repo.Repository
 	r           sandglass.Range
 	segmentSize int64
+	said        *saidOf // by the repository instead of a file
+}
+
+// saidOf keeps the last error of the repository that people can act upon: PostgreSQL only learns that a file could not be had.
+type saidOf struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (s *saidOf) keep(err error) {
+	if _, ok := errors.AsType[*sandglass.Error](err); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.err = err
+	}
+}
+
+func (s *saidOf) last() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
 }
 
 var _ walserve.Source = source{}
@@ -36,6 +58,7 @@ func (s source) lastSegment() string {
 
 // Fetch writes a segment or history file; found is false only where there certainly is none.
 func (s source) Fetch(ctx context.Context, name, dst string) (found bool, err error) {
+	defer func() { s.said.keep(err) }()
 	if digits, ok := strings.CutSuffix(name, ".history"); ok {
 		return s.history(ctx, digits, dst)
 	}
