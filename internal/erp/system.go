@@ -26,7 +26,8 @@ func (w *world) people() []filler {
 	return []filler{
 		{"partitions", "partitionkey name", 2, func(r *row, i int) { r.s([]string{"initial", "archive"}[i], []string{"Initial", "Archive"}[i]) }},
 		{"userinfo", "id name enable networkdomain networkalias objectid company language externaluser partition", n, func(r *row, i int) {
-			name, alias, enabled := id(i), strings.ToLower(id(i)), 1
+			var name string
+			alias, enabled := strings.ToLower(id(i)), 1
 			if i < len(serviceUsers) {
 				name, alias = serviceUsers[i][1], serviceUsers[i][2]+"."+w.Name
 			} else {
