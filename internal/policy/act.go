@@ -313,11 +313,14 @@ func (a *act) changed(ctx context.Context, table string, columns []string, actio
 // makeRecords makes what tells people what this copy is, unless it is there: sandglass.origin
 // with a row for each restore that led here, sandglass.changed_columns with what was changed. A
 // copy of a sandbox brings the rows of the restore that made that sandbox, and they stay true.
+// Everybody may read these two; the other tables in the schema may hold keys of rows.
 func makeRecords(ctx context.Context, tx pgx.Tx, in Input) error {
 	if _, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS sandglass.origin (operation text PRIMARY KEY, source text NOT NULL, target text NOT NULL, moment text NOT NULL, policies text[] NOT NULL, at timestamptz NOT NULL DEFAULT now());
 		CREATE TABLE IF NOT EXISTS sandglass.changed_columns (operation text NOT NULL, policy text NOT NULL, rule text NOT NULL, table_name text NOT NULL, column_name text NOT NULL, action text NOT NULL, rows bigint NOT NULL,
 			PRIMARY KEY (operation, policy, rule, table_name, column_name, action));
-		COMMENT ON TABLE sandglass.changed_columns IS 'What differs from production on purpose; never copy these columns back'`); err != nil {
+		COMMENT ON TABLE sandglass.changed_columns IS 'What differs from production on purpose; never copy these columns back';
+		GRANT USAGE ON SCHEMA sandglass TO PUBLIC;
+		GRANT SELECT ON sandglass.origin, sandglass.changed_columns TO PUBLIC`); err != nil {
 		return fmt.Errorf("make records: %w", err)
 	}
 	if err := makeCarryRecords(ctx, tx, in.Run); err != nil {
@@ -327,7 +330,7 @@ func makeRecords(ctx context.Context, tx pgx.Tx, in Input) error {
 	for _, p := range in.Packs {
 		policies = append(policies, p.Policy())
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO sandglass.origin (operation, source, target, moment, policies) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+	if _, err := tx.Exec(ctx, `INSERT INTO sandglass.origin (operation, source, target, moment, policies) VALUES ($1, $2, $3, $4, coalesce($5::text[], '{}')) ON CONFLICT DO NOTHING`,
 		in.Run, in.Source.Name, in.Environment.Name, in.Moment, policies); err != nil {
 		return fmt.Errorf("note the origin: %w", err)
 	}
@@ -340,6 +343,11 @@ func makeRecords(ctx context.Context, tx pgx.Tx, in Input) error {
 			Remedy: "The copy is discarded and the sandbox is as it was. Start the restore again."}
 	}
 	return nil
+}
+
+// noteRecords makes the records in a database that no rule of a pack is about, too.
+func noteRecords(ctx context.Context, j *job, tx pgx.Tx, _ *outcome) error {
+	return makeRecords(ctx, tx, j.in)
 }
 
 // statement runs one statement, and one only: a text with a second one is refused by the

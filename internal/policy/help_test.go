@@ -64,6 +64,27 @@ func as(ctx context.Context, c *pgtest.Cluster, role, password, database string)
 	return err
 }
 
+// checkRecords reads, as an ordinary role, in each database what it is a copy of.
+func checkRecords(t testing.TB, c *pgtest.Cluster) {
+	t.Helper()
+	for _, database := range []string{"shop_uat", "reports", "closed"} {
+		conn, err := pgx.Connect(t.Context(), c.URL("app", "uat-own-app", database))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var origin string
+		if err := conn.QueryRow(t.Context(), `SELECT concat_ws(', ', operation, source, target, moment, split_part(policies[1], ' sha256:', 1), (SELECT count(*) FROM sandglass.changed_columns)) FROM sandglass.origin`).Scan(&origin); err != nil || origin != "20261122t000000-aaaa, prod, uat, 2026-11-22 18:00:00 UTC, postgresql 1, 0" {
+			t.Errorf("database %s is a copy of %q, %v", database, origin, err)
+		}
+		if _, err := conn.Exec(t.Context(), `SELECT FROM sandglass.rule_done`); err == nil {
+			t.Errorf("database %s: anybody can read the notes of the rules", database)
+		}
+		if err := conn.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func contact(t testing.TB, c *pgtest.Cluster) policy.Contact {
 	t.Helper()
 	if err := c.Stop(); err != nil {
@@ -197,6 +218,8 @@ func makeTarget(t testing.TB) *pgtest.Cluster {
 	c.Exec(t, "shop_uat", `CREATE TABLE goods (id int, price numeric); CREATE TABLE only_here (x int); CREATE SEQUENCE numbers; CREATE FUNCTION price_of(int) RETURNS numeric LANGUAGE sql AS 'SELECT 2.0'`,
 		`CREATE SCHEMA "Odd ""one"; CREATE TABLE "Odd ""one"."T" (a int, b int); ALTER TABLE goods OWNER TO uat_app`,
 		`GRANT USAGE ON SCHEMA "Odd ""one" TO app; GRANT SELECT (a), UPDATE (a, b) ON "Odd ""one"."T" TO app; GRANT SELECT, INSERT ON only_here TO app`,
+		`CREATE SCHEMA sandglass; CREATE TABLE sandglass.rule_done (x int); CREATE TABLE sandglass.of_before (x int)`, // of a restore before: none of its rights are given again
+		`GRANT USAGE ON SCHEMA sandglass TO PUBLIC, app; GRANT SELECT ON sandglass.rule_done, sandglass.of_before TO PUBLIC, app; GRANT SELECT (x) ON sandglass.rule_done TO app`,
 		`GRANT USAGE ON SEQUENCE numbers TO testers WITH GRANT OPTION; REVOKE ALL ON FUNCTION price_of(int) FROM PUBLIC; GRANT EXECUTE ON FUNCTION price_of(int) TO app`,
 		`GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO app`,
 		`ALTER DEFAULT PRIVILEGES FOR ROLE uat_app REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC; ALTER DEFAULT PRIVILEGES FOR ROLE uat_app IN SCHEMA public GRANT SELECT ON TABLES TO testers`)

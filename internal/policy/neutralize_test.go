@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"sandglass"
+	"sandglass/internal/pack"
 	"sandglass/internal/policy"
 )
 
@@ -69,6 +70,8 @@ var fixtures = []fixture{
 		"uat_app f {uat_app=X/uat_app}, uat_app public r {testers=r/uat_app}"},
 	{"settings", "postgres", `SELECT concat_ws(' ', CASE WHEN setrole <> 0 THEN setrole::regrole END, datname, setconfig) FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase ORDER BY 1`, "",
 		`closed {sandglass.closed=on}`, `app shop_uat {work_mem=9MB}, closed {sandglass.closed=on}, shop_uat {"my.own=it's \\ here"}, uat_app {"search_path=\"$user\", \"Odd \"\"one\", public"}`},
+	{"records", `re"port`, `SELECT concat_ws(' ', relname, has_schema_privilege('app', relnamespace, 'USAGE'), has_table_privilege('app', oid, 'SELECT')) FROM pg_class WHERE relnamespace = to_regnamespace('sandglass') AND relkind = 'r' ORDER BY 1`, "reports", "",
+		"carried t f, changed_columns t t, merged_rows t f, origin t t, rule_done t f"},
 	{"rewrite-catalogs", "shop", `SELECT (count(*) > 0)::text FROM pg_statistic WHERE starelid = 'pg_authid'::regclass`, "shop_uat", "true", "false"},
 }
 
@@ -87,8 +90,11 @@ func TestNeutralize(t *testing.T) {
 	}
 	sandbox := makeTarget(t)
 	target := readTarget(t, sandbox)
-	st, in := staging(copied), policy.Input{Run: "20261122t000000-aaaa", Source: prod, Environment: uat, Target: target}
-
+	st, in := staging(copied), policy.Input{Run: "20261122t000000-aaaa", Source: prod, Environment: uat, Target: target, Moment: "2026-11-22 18:00:00 UTC"}
+	var err error
+	if in.Packs, err = pack.Load("", nil); err != nil {
+		t.Fatal(err)
+	}
 	findings, facts, err := policy.Inspect(t.Context(), st, in)
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +154,7 @@ func TestNeutralize(t *testing.T) {
 		t.Errorf("proof: %q", strings.Join(stops, "\n"))
 	}
 	checkLogins(t, copied)
+	checkRecords(t, copied)
 	// Somebody changes a password and makes a role while the restore runs.
 	sandbox.Exec(t, "postgres", `ALTER ROLE uat_app PASSWORD 'changed'`, `CREATE ROLE newcomer LOGIN PASSWORD 'newcomer'`, `GRANT testers TO newcomer`)
 	in.Target = readTarget(t, sandbox)

@@ -32,7 +32,7 @@ const ruleRewrite = "rewrite-tables"
 // takes the old statistics out of pg_statistic.
 func (in Input) rules() []rule {
 	builtIn := rules()
-	last := len(builtIn) - 1
+	last := len(builtIn) - 2
 	all := slices.Clone(builtIn[:last])
 	for _, database := range in.packDatabases() {
 		for _, p := range in.Packs {
@@ -49,7 +49,7 @@ func (in Input) rules() []rule {
 			what: "The tables that rules are about are rewritten in " + database + ", and what was derived from them is made anew.",
 			why:  "Old values are left in dead rows, free space and statistics until then."})
 	}
-	return append(all, builtIn[last])
+	return append(all, builtIn[last:]...)
 }
 
 // packDatabases are the sandbox's databases that any rule or question of a pack is about, in order.

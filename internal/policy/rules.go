@@ -87,6 +87,9 @@ func rules() []rule {
 			why: "Its roles need their rights on production's tables."},
 		{name: "settings", proof: []sandglass.Code{"proof.settings"}, ofTarget: true, tx: giveSettings, what: "Settings of roles and databases are the sandbox's, none is production's.",
 			why: "Production's settings name its libraries, its sizes and its search paths."},
+		// The last two come after the rules of packs, which may still be refused; see Input.rules.
+		{name: "records", proof: []sandglass.Code{"proof.rules_done"}, everyDatabase: true, tx: noteRecords, what: "Each database says what it is a copy of, and what differs from production on purpose (sandglass.origin, sandglass.changed_columns).",
+			why: "Whoever reads the copy can ask it, and nobody copies the wrong columns back."},
 		{name: "rewrite-catalogs", proof: []sandglass.Code{"proof.password_remains"}, everyDatabase: true, ofTarget: true, plain: rewriteCatalogs, what: "The catalogs that held passwords are rewritten.",
 			why: "PostgreSQL leaves old values in its files until then."},
 	}

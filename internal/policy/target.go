@@ -213,7 +213,7 @@ func readGrants(ctx context.Context, q querier, union string, grantees []string)
 func (d *Database) readGrants(ctx context.Context, conn *pgx.Conn, grantees []string) (err error) {
 	const (
 		system    = `nspname IN ('pg_catalog', 'information_schema')`
-		ordinary  = `NOT starts_with(nspname, 'pg_toast') AND NOT starts_with(nspname, 'pg_temp')`
+		ordinary  = `NOT starts_with(nspname, 'pg_toast') AND NOT starts_with(nspname, 'pg_temp') AND nspname <> 'sandglass'` // ours: its rights are makeRecords' affair
 		relations = `(SELECT * FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN (%s) AND ` + ordinary + `) o`
 		tables    = `'r', 'p', 'v', 'm', 'f'`
 	)
@@ -223,7 +223,7 @@ func (d *Database) readGrants(ctx context.Context, conn *pgx.Conn, grantees []st
 			FROM pg_attribute JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace, aclexplode(attacl) a
 			WHERE NOT attisdropped AND ` + ordinary + ` AND (a.grantee <> 0 OR NOT ` + system + `)` +
 		" UNION ALL " + grantsOf("ROUTINE", "p.oid::regprocedure::text", "''", "proacl", "'f'", "proowner", "pg_proc p JOIN pg_namespace n ON n.oid = pronamespace", system) +
-		" UNION ALL " + grantsOf("SCHEMA", "quote_ident(nspname)", "''", "nspacl", "'n'", "nspowner", "pg_namespace", system+" OR NOT "+ordinary) +
+		" UNION ALL " + grantsOf("SCHEMA", "quote_ident(nspname)", "''", "nspacl", "'n'", "nspowner", "(SELECT * FROM pg_namespace WHERE "+ordinary+") n", system) +
 		" UNION ALL " + grantsOf("TYPE", "format('%I.%I', nspname, typname)", "''", "typacl", "'T'", "typowner",
 		"pg_type t JOIN pg_namespace n ON n.oid = typnamespace AND typelem = 0 AND typrelid = 0", system) +
 		" UNION ALL " + grantsOf("LANGUAGE", "quote_ident(lanname)", "''", "lanacl", "'l'", "lanowner", "pg_language", "false")
