@@ -127,16 +127,7 @@ func (b *bench) withSandglass(ctx context.Context, s *systest.System, used *spen
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	caughtUp := func() error {
-		return s.Await(ctx, 5*time.Minute, "the recorder to catch up", func() (bool, error) {
-			e, err := s.Client.Environment(ctx, "prod")
-			if err != nil || e.Recorder == nil {
-				return false, err
-			}
-			r := e.Recorder
-			return r.State == sandglass.RecorderStreaming && r.ServerLSN > 0 && r.DurableLSN >= r.ServerLSN, nil
-		})
-	}
+	caughtUp := func() error { return s.AwaitRecorded(ctx, "prod") }
 	if err := caughtUp(); err != nil {
 		return 0, err
 	}

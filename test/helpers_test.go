@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"filippo.io/age"
 	"github.com/jackc/pgx/v5"
@@ -96,15 +95,5 @@ func ran(t *testing.T, s *systest.System, args ...string) systest.Result {
 // streaming waits until an environment's recorder streams and holds all that its server has written.
 func streaming(t *testing.T, s *systest.System, name string) {
 	t.Helper()
-	must(t, s.Await(t.Context(), time.Minute, name+" to be recorded", func() (bool, error) {
-		e, err := s.Client.Environment(t.Context(), name)
-		if err != nil || e.Recorder == nil {
-			return false, err
-		}
-		r := e.Recorder
-		if r.LastError != nil {
-			err = r.LastError
-		}
-		return r.State == sandglass.RecorderStreaming && r.ServerLSN > 0 && r.DurableLSN >= r.ServerLSN, err
-	}))
+	must(t, s.AwaitRecorded(t.Context(), name))
 }

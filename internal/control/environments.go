@@ -174,6 +174,9 @@ func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.
 		return nil, err
 	}
 	defer c.recorders.Resume(name)
+	if e, err = c.environment(ctx, name); err != nil { // with the incarnation that its recorder had begun
+		return nil, err
+	}
 	findings := c.host.DrainSandbox(ctx, e)
 	if e.Declaration.Kind == sandglass.Production { // a sandbox's slot goes with its volume
 		findings = c.dropSlot(ctx, e)

@@ -38,6 +38,7 @@ type session struct {
 	declared string // the declaration it was started with
 	volume   string // of a sandbox: the volume it follows
 	stop     context.CancelFunc
+	ending   bool // it has been told to stop, and another may follow it once it is done
 	done     chan struct{}
 }
 
@@ -104,19 +105,20 @@ func (r *recorders) reconcile(ctx context.Context) error {
 		}
 	}
 	r.mu.Lock()
-	var over []*session
+	defer r.mu.Unlock()
 	for name, s := range r.sessions {
 		if !wished[name] || r.paused[name] {
-			over = append(over, s)
-			delete(r.sessions, name)
+			s.end()
 		}
 	}
-	r.mu.Unlock()
-	for _, s := range over {
-		s.stop()
-		<-s.done
-	}
 	return errors.Join(errs...)
+}
+
+// end tells the recorder to stop. It is not waited for here: one that is slow to end keeps no other from
+// being looked after. The lock of recorders is held.
+func (s *session) end() {
+	s.ending = true
+	s.stop()
 }
 
 // wished says whether the environment should be recorded now.
@@ -132,16 +134,22 @@ func (r *recorders) wished(e db.Environment) bool {
 func (r *recorders) noteIncarnation(ctx context.Context, e db.Environment) error {
 	r.mu.Lock()
 	s := r.sessions[e.Declaration.Name]
+	over := s == nil || s.ending
 	r.mu.Unlock()
-	if s == nil || s.volume != e.Volume || e.Declaration.Kind != sandglass.Sandbox {
+	if over || s.volume != e.Volume || s.recorder.Status().Incarnation == e.Incarnation {
 		return nil
 	}
+	return r.note(ctx, e.Declaration.Name, s)
+}
+
+// note writes down the incarnation of a recorder, if its environment is a sandbox that still shows the volume it follows.
+func (r *recorders) note(ctx context.Context, environment string, s *session) error {
 	id := s.recorder.Status().Incarnation
-	if id == "" || id == e.Incarnation {
+	if id == "" || s.volume == "" {
 		return nil
 	}
-	return r.control.db.UpdateEnvironment(ctx, e.Declaration.Name, func(now *db.Environment) error {
-		if now.Volume == e.Volume && now.Incarnation == e.Incarnation {
+	return r.control.db.UpdateEnvironment(ctx, environment, func(now *db.Environment) error {
+		if now.Volume == s.volume {
 			now.Incarnation = id
 		}
 		return nil
@@ -159,15 +167,13 @@ func (r *recorders) ensure(ctx context.Context, e db.Environment, seen int) erro
 	declared := fmt.Sprintf("%+v %+v %s %d", *e.Declaration.Recording, e.Declaration.Accept, e.Volume, port)
 	r.mu.Lock()
 	old := r.sessions[name]
-	if r.paused[name] || r.pauses != seen || old != nil && old.declared == declared {
-		r.mu.Unlock()
-		return nil
+	outdated := r.paused[name] || r.pauses != seen
+	if !outdated && old != nil && old.declared != declared {
+		old.end()
 	}
-	delete(r.sessions, name)
 	r.mu.Unlock()
-	if old != nil {
-		old.stop()
-		<-old.done
+	if outdated || old != nil { // when the old one has ended, run looks again
+		return nil
 	}
 	config, err := r.config(ctx, e)
 	if err != nil {
@@ -191,9 +197,13 @@ func (r *recorders) ensure(ctx context.Context, e db.Environment, seen int) erro
 		}
 		r.mu.Lock()
 		if r.sessions[name] == s {
-			delete(r.sessions, name) // run starts another
+			delete(r.sessions, name)
 		}
+		ending := s.ending
 		r.mu.Unlock()
+		if ending { // another may wait to begin; one that ended by itself is started again at the next look
+			r.wake()
+		}
 	}()
 	return nil
 }
@@ -257,7 +267,7 @@ func (r *recorders) stopAll() {
 func (r *recorders) get(name string) *recorder.Recorder {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s := r.sessions[name]; s != nil {
+	if s := r.sessions[name]; s != nil && !s.ending {
 		return s.recorder
 	}
 	return nil
@@ -271,21 +281,22 @@ func (r *recorders) Live(environment string) window.Live {
 	return nil
 }
 
-// Pause ends the environment's recorder and waits for it.
+// Pause ends the environment's recorder and waits for it. What it had begun is written down then.
 func (r *recorders) Pause(ctx context.Context, environment string) error {
 	r.mu.Lock()
 	r.paused[environment] = true
 	r.pauses++
 	s := r.sessions[environment]
-	delete(r.sessions, environment)
+	if s != nil {
+		s.end()
+	}
 	r.mu.Unlock()
 	if s == nil {
 		return nil
 	}
-	s.stop()
 	select {
 	case <-s.done:
-		return nil
+		return r.note(ctx, environment, s)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

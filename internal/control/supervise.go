@@ -11,6 +11,7 @@ import (
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/operation"
+	"sandglass/internal/recorder"
 )
 
 // patience is how long one sandbox may keep the supervisor from looking after the others.
@@ -96,13 +97,18 @@ func (c *Control) removeExpired(ctx context.Context) error {
 // againAfter is how much longer a kept state stays whose last WAL could not be brought into the repository.
 const againAfter = time.Hour
 
-// dropExpired drops a kept state. One that still has WAL which the repository lacks stays, and is tried again later.
+// dropExpired drops a kept state. One that still has WAL which the repository lacks stays, and is tried again later;
+// one that lacks that WAL too goes: no later try could bring it in.
 func (c *Control) dropExpired(ctx context.Context, v db.Volume) error {
 	err := c.host.DropVolume(ctx, v.ID, false)
-	if sandglass.CodeOf(err) == operation.CodeNotDrained {
-		err = errors.Join(err, c.db.KeepLonger(ctx, v.ID, time.Now().Add(againAfter)))
+	switch {
+	case sandglass.CodeOf(err) != operation.CodeNotDrained:
+		return err
+	case sandglass.CodeOf(errors.Unwrap(err)) == recorder.CodeWALLost:
+		c.Log.Warn("a kept state goes whose last WAL had been lost", "volume", v.ID, "environment", v.Environment, "error", errors.Unwrap(err))
+		return c.host.DropVolume(ctx, v.ID, true)
 	}
-	return err
+	return errors.Join(err, c.db.KeepLonger(ctx, v.ID, time.Now().Add(againAfter)))
 }
 
 // openPeek says whether the operation is a peek that came to be open.

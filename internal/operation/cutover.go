@@ -26,7 +26,11 @@ func (h *Host) stopStagingCleanly(ctx context.Context, volumeID string) error {
 
 // cutOver swaps the current volume for the one in the memory; "" leaves the sandbox empty.
 func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
-	defer h.locks.lock(run.Request.Environment)()
+	unlock, err := h.locks.lock(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	m, err := engine.Load[memory](run)
 	if err != nil {
 		return err
@@ -253,7 +257,11 @@ func (h *Host) swap(ctx context.Context, run *engine.Run, m memory, target db.En
 
 // rollBack undoes cutOver: the server before it is current, running and open again.
 func (h *Host) rollBack(ctx context.Context, run *engine.Run) error {
-	defer h.locks.lock(run.Request.Environment)()
+	unlock, err := h.locks.lock(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	m, err := engine.Load[memory](run)
 	if err != nil || m.Fenced.IsZero() {
 		return err

@@ -73,7 +73,11 @@ func (h *Host) undoPreflight(ctx context.Context, run *engine.Run) error {
 
 // release opens a held sandbox to everybody it is declared open to.
 func (h *Host) release(ctx context.Context, run *engine.Run) error {
-	defer h.locks.lock(run.Request.Environment)()
+	unlock, err := h.locks.lock(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := h.DB.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error {
 		e.Held = false
 		return nil
@@ -89,7 +93,11 @@ func (h *Host) release(ctx context.Context, run *engine.Run) error {
 
 // start starts the sandbox's server; in an empty sandbox, when asked to, with a new cluster.
 func (h *Host) start(ctx context.Context, run *engine.Run) error {
-	defer h.locks.lock(run.Request.Environment)()
+	unlock, err := h.locks.lock(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	e, err := h.environment(ctx, run.Request.Environment)
 	if err != nil {
 		return err
@@ -185,7 +193,11 @@ func (h *Host) makeCluster(ctx context.Context, run *engine.Run, e db.Environmen
 
 // unstart removes a new cluster that did not come to run, and wishes what was wished before.
 func (h *Host) unstart(ctx context.Context, run *engine.Run) error {
-	defer h.locks.lock(run.Request.Environment)()
+	unlock, err := h.locks.lock(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	m, err := engine.Load[memory](run)
 	if err != nil {
 		return err
@@ -215,7 +227,11 @@ func (h *Host) unstart(ctx context.Context, run *engine.Run) error {
 
 // stop stops the sandbox's server, and remembers that it should not run.
 func (h *Host) stop(ctx context.Context, run *engine.Run) error {
-	defer h.locks.lock(run.Request.Environment)()
+	unlock, err := h.locks.lock(ctx, run.Request.Environment)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := h.DB.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error {
 		e.Server = db.WishStopped
 		return nil

@@ -5,6 +5,7 @@ package operation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -219,21 +220,26 @@ const Role = server.Role
 // locks has one lock for each environment: what starts and what stops its server take turns.
 type locks struct {
 	mu  sync.Mutex
-	all map[string]*sync.Mutex
+	all map[string]chan struct{} // each holds one token while its environment is locked
 }
 
-func (l *locks) lock(name string) (unlock func()) {
+// lock waits for its turn, or until ctx ends.
+func (l *locks) lock(ctx context.Context, name string) (unlock func(), err error) {
 	l.mu.Lock()
 	if l.all == nil {
-		l.all = map[string]*sync.Mutex{}
+		l.all = map[string]chan struct{}{}
 	}
 	if l.all[name] == nil {
-		l.all[name] = &sync.Mutex{}
+		l.all[name] = make(chan struct{}, 1)
 	}
-	m := l.all[name]
+	held := l.all[name]
 	l.mu.Unlock()
-	m.Lock()
-	return m.Unlock
+	select {
+	case held <- struct{}{}:
+		return func() { <-held }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the turn at %s: %w", name, context.Cause(ctx))
+	}
 }
 
 // Runs says whether the sandbox's current server runs.
@@ -253,7 +259,11 @@ func (h *Host) Runs(ctx context.Context, e db.Environment) bool {
 // KeepRunning starts the sandbox's server when it should run and does not. While an operation
 // starts, stops or swaps it, it is left alone.
 func (h *Host) KeepRunning(ctx context.Context, name string) error {
-	defer h.locks.lock(name)()
+	unlock, err := h.locks.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	e, err := h.environment(ctx, name)
 	if err != nil || e.Removing || e.Volume == "" || e.Server != db.WishRunning || h.Runs(ctx, e) {
 		return err

@@ -57,11 +57,15 @@ func (h *Host) DropVolume(ctx context.Context, id string, force bool) error {
 
 // drainToDrop drains a kept state while no undo of it can come to its cutover.
 func (h *Host) drainToDrop(ctx context.Context, v db.Volume) error {
-	defer h.locks.lock(v.Environment)()
+	unlock, err := h.locks.lock(ctx, v.Environment)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if busy, err := h.DB.Unfinished(ctx, v.Environment); err != nil || busy != "" {
 		return err // refused below
 	}
-	err := h.drain(ctx, v)
+	err = h.drain(ctx, v)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -98,8 +102,6 @@ func (h *Host) DrainSandbox(ctx context.Context, e db.Environment) []sandglass.F
 	if e.Declaration.Kind != sandglass.Sandbox {
 		return nil
 	}
-	defer h.locks.lock(e.Declaration.Name)()
-	volumes, err := h.DB.Volumes(ctx, e.Declaration.Name)
 	var findings []sandglass.Finding
 	note := func(what string, err error) {
 		if err != nil {
@@ -107,6 +109,13 @@ func (h *Host) DrainSandbox(ctx context.Context, e db.Environment) []sandglass.F
 				Message: fmt.Sprintf("%s is not in the repository, so the last moments of its history can't be restored: %s", what, sandglass.AsError(err).Message)})
 		}
 	}
+	unlock, err := h.locks.lock(ctx, e.Declaration.Name)
+	if err != nil {
+		note("What its volumes hold", err)
+		return findings
+	}
+	defer unlock()
+	volumes, err := h.DB.Volumes(ctx, e.Declaration.Name)
 	note("What its volumes hold", err)
 	for _, v := range volumes {
 		err := error(nil)
@@ -131,7 +140,11 @@ func (h *Host) RemoveSandbox(ctx context.Context, e db.Environment) error {
 	if e.Declaration.Kind != sandglass.Sandbox {
 		return nil
 	}
-	defer h.locks.lock(e.Declaration.Name)()
+	unlock, err := h.locks.lock(ctx, e.Declaration.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	volumes, err := h.DB.Volumes(ctx, e.Declaration.Name)
 	if err != nil {
 		return err

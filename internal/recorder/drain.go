@@ -83,8 +83,11 @@ func (s *session) drain(ctx context.Context, dataDir string, from, end sandglass
 		seg := at.Segment(s.spool.size)
 		upTo := min(end, s.pos.start(seg+1))
 		f, err := os.Open(filepath.Join(dataDir, "pg_wal", sandglass.SegmentName(s.pos.tli, seg, s.spool.size)))
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			return lostWAL(dataDir, at, err)
+		}
+		if err != nil {
+			return fmt.Errorf("drain volume: %w", err)
 		}
 		at, err = s.drainSegment(f, at, upTo)
 		f.Close()

@@ -29,8 +29,9 @@ type System struct {
 	Env    []string // of `serve`, besides our own
 	Client *client.Client
 
-	serve  *exec.Cmd
-	exited chan struct{}
+	productions map[string]*pgtest.Cluster // by the names under which they are recorded
+	serve       *exec.Cmd
+	exited      chan struct{}
 }
 
 // Build builds the binary, with build tags, into dir.
@@ -70,7 +71,7 @@ func Make(ctx context.Context, binary string) (*System, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	s := &System{Dir: dir, Binary: binary}
+	s := &System{Dir: dir, Binary: binary, productions: map[string]*pgtest.Cluster{}}
 	if s.Client, err = client.New(client.Options{Socket: filepath.Join(s.State(), "api.sock")}); err != nil {
 		return nil, err
 	}
@@ -221,6 +222,7 @@ func (s *System) Await(ctx context.Context, patience time.Duration, what string,
 
 // Record declares a production cluster, as the environment name, and waits for its first image.
 func (s *System) Record(ctx context.Context, name string, c *pgtest.Cluster, edit func(*sandglass.Environment)) error {
+	s.productions[name] = c
 	const password = "known-to-the-recorder"
 	conninfo, err := c.RecorderRole(ctx, password)
 	if err != nil && pgtest.SQLState(err) != "42710" { // it is there already
@@ -242,6 +244,53 @@ func (s *System) Record(ctx context.Context, name string, c *pgtest.Cluster, edi
 		return err
 	}
 	return s.AwaitImages(ctx, name, 1)
+}
+
+// AwaitRecorded waits until an environment's recorder streams and holds all that its server has written by now.
+func (s *System) AwaitRecorded(ctx context.Context, name string) error {
+	written, err := s.written(ctx, name)
+	if err != nil {
+		return err
+	}
+	return s.Await(ctx, 2*time.Minute, name+" to be recorded up to "+written.String(), func() (bool, error) {
+		e, err := s.Client.Environment(ctx, name)
+		if err != nil || e.Recorder == nil {
+			return false, err
+		}
+		r := e.Recorder
+		if r.LastError != nil {
+			err = r.LastError
+		}
+		return r.State == sandglass.RecorderStreaming && r.ServerLSN > 0 && r.DurableLSN >= max(r.ServerLSN, written), err
+	})
+}
+
+// written is the end of the WAL that an environment's server has made durable; 0 for a server that nobody
+// here has access to but its recorder.
+func (s *System) written(ctx context.Context, name string) (sandglass.LSN, error) {
+	const flushed = "SELECT pg_current_wal_flush_lsn()"
+	e, err := s.Client.Environment(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	var conn *pgx.Conn
+	switch c := s.productions[name]; {
+	case c != nil:
+		conn, err = c.Connect(ctx, "postgres")
+	case e.Kind == sandglass.Sandbox:
+		conn, err = s.Connect(ctx, name, "postgres")
+	default:
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	text, err := pgtest.QueryText(ctx, conn, flushed)
+	if err != nil {
+		return 0, err
+	}
+	return sandglass.ParseLSN(text)
 }
 
 // AwaitImages waits until the window of name has so many images.

@@ -241,7 +241,7 @@ func (s *resolver) atXID(ctx context.Context, xid uint64, before bool) (sandglas
 	}
 	return sandglass.Range{}, s.refuse(sandglass.CodeMomentNotFound, time.Time{}, time.Time{},
 		fmt.Sprintf("No end of a transaction %d is recorded in the window.", xid),
-		"Check the number (pg_current_xact_id() and pg_xact_commit_timestamp() show it), or name a time. A transaction that is still running, or that a crash ended, has no end to stop at.")
+		"Check the number (pg_current_xact_id() and pg_xact_commit_timestamp() show it), or name a time. One that has just ended is recorded in a second or two; one that is still running, or that a crash ended, has no end to stop at.")
 }
 
 // CodeMomentManyNames refuses a restore point's name that was given twice.
