@@ -46,6 +46,7 @@ assertions:
 // is committed, up to the moment the sandbox closes, is in the new one. Where that takes longer than
 // the budget, the restore goes back and nothing of it is lost either.
 func TestRowsChangedDuringARestore(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	const tables = "CREATE TABLE printer (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE); CREATE TABLE setting (name text PRIMARY KEY, value text, comment text); "
 	c := &crashSite{prod: production(t, nil), fromProd: "production", slot: sandglass.SlotName("prod")}

@@ -10,5 +10,6 @@ import (
 
 // The whole crash matrix: before and after each step of restore, undo and refresh.
 func TestCrashes(t *testing.T) {
+	t.Parallel()
 	matrix(t, func(sandglass.OperationKind, string, string) bool { return true })
 }

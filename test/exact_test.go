@@ -52,6 +52,7 @@ type moment struct {
 
 // Every restored state is the recorded one, or the moment is refused.
 func TestEveryMomentIsExact(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	prod.Exec(t, "postgres", "CREATE DATABASE bank")

@@ -19,6 +19,7 @@ import (
 
 // What happens to the slot on production is shown with its code, shows as a gap where WAL was lost, and recording goes on by itself.
 func TestSlotFaults(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, map[string]string{"min_wal_size": "32MB", "max_wal_size": "32MB"})
 	slot := sandglass.SlotName("prod")
@@ -181,6 +182,7 @@ func fill(t *testing.T, dir string, left int64) (free func()) {
 
 // A full disk stops what needs it with its code, loses nothing, and once there is room it goes on by itself.
 func TestFullDisks(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	binary, err := build()
@@ -275,6 +277,7 @@ func moveAside(from, to string) error {
 
 // A key that is another's, or none, is told from one that is missing.
 func TestWrongKeys(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t)
 	must(t, s.Stop())
 	key := filepath.Join(s.State(), "key.txt")

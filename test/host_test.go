@@ -18,6 +18,7 @@ import (
 // On a host without the binaries of production's major recording goes on, restore and peek are refused, and what is there
 // stays. With them, a copy that sorts by other collation versions than production is restored and told.
 func TestWhatTheHostLacks(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("hiding a folder from a process needs root")
 	}

@@ -34,6 +34,7 @@ func refused(t *testing.T, s *systest.System, exit int, code sandglass.Code, arg
 
 // Each bad input has its code, a sentence and a remedy, and changes nothing.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	s := newSystem(t)
@@ -109,6 +110,7 @@ func post(ctx context.Context, t *testing.T, s *systest.System, path, body strin
 
 // Each fault of a production is refused with its code before anything is recorded.
 func TestBadProductions(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSystem(t)
 	good := production(t, nil)
@@ -154,6 +156,7 @@ func TestBadProductions(t *testing.T) {
 
 // Damage to the repository is named by verify, with what it costs, and a restore that needs the damaged object goes back by itself.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	s := newSystem(t)

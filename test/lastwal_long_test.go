@@ -14,6 +14,7 @@ import (
 
 // An old server that does not come to its stop is not waited for: it is called back, with all it had.
 func TestOldServerHangs(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSystem(t)
 	recordedSandbox(t, s)
@@ -53,6 +54,7 @@ func TestOldServerHangs(t *testing.T) {
 // A SIGKILL on either side of a cutover leaves the history of a recorded sandbox whole: one state is shown at each time, and
 // the one that is shown is recorded.
 func TestHistoryKilledAtTheCutover(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSystem(t)
 	recordedSandbox(t, s)

@@ -62,6 +62,7 @@ func killedAt(t *testing.T, s *systest.System, point string, r sandglass.Request
 // The WAL that a sandbox wrote while its recorder was away is in the repository once it has been put aside, or its
 // volume is not let go of.
 func TestLastWALOfASandbox(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSystem(t)
 	recordedSandbox(t, s)
@@ -123,6 +124,7 @@ func TestLastWALOfASandbox(t *testing.T) {
 // A cutover uses what was rehearsed, whatever is applied meanwhile; and whether a state is held for its administrator goes
 // with the volume, there and back.
 func TestDeclarationAtTheCutover(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSystem(t)
 	port := newSandbox(t, s, "uat", func(e *sandglass.Environment) {

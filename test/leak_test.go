@@ -88,6 +88,7 @@ func leftIn(t *testing.T, folder string, texts ...string) (found []string) {
 // 200 secrets of production are nowhere in the finished sandbox's files. One that lies where no rule looks ends the
 // restore, and neither the error nor the logs repeat it.
 func TestLeaks(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	hashes, files := planted(t, prod), strewn(t, prod)

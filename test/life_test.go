@@ -17,6 +17,7 @@ import (
 
 // The life of a sandbox after its restores: the ways back, its kept states, a reboot, its stop.
 func TestLifeOfASandbox(t *testing.T) {
+	t.Parallel()
 	c := newCrashSite(t)
 	ctx := t.Context()
 	restore := sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: &sandglass.Moment{Kind: sandglass.AtLatest}}
@@ -232,6 +233,7 @@ func staysStopped(t *testing.T, c *crashSite) {
 // The undo of a first restore leaves the sandbox empty, and its undo brings the restored state back.
 // With release: manual only the administrator gets in until the release.
 func TestFirstRestoreAndRelease(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	prod.Exec(t, "postgres", "CREATE TABLE mark AS SELECT 1 AS n")

@@ -20,6 +20,7 @@ import (
 // production's, is refused, and the server runs on. Production's system identifier alone, which every restored
 // sandbox has, stops nothing.
 func TestLiveProductionIsNeverATarget(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, map[string]string{"max_prepared_transactions": "0"}) // a standby needs no fewer, and a sandbox has none
 	prod.Exec(t, "postgres", "CREATE TABLE identity AS SELECT 'production' AS who", "CREATE ROLE sandglass LOGIN SUPERUSER")

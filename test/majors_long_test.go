@@ -15,6 +15,7 @@ import (
 // The main job with a production of every other major: recorded, restored to a moment known by its
 // commits, neutralized, undone. SANDGLASS_PG_BIN says where the programs are; see packaging/majors.
 func TestEveryMajor(t *testing.T) {
+	t.Parallel()
 	for _, major := range []int{14, 16, 17, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			ctx := t.Context()

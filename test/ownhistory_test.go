@@ -19,6 +19,7 @@ import (
 // A recorded sandbox has a history of its own, that begins at the cutover with what the policy made of the
 // copy: each of its moments can be restored, from the very first, and nothing of production's secrets is in it.
 func TestRecordedSandbox(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	// What must not come along: a password, and rows of a database that the sandbox has no role for.

@@ -17,6 +17,7 @@ import (
 // the copy, production's secrets are nowhere in its files, and an assertion that fails leaves the
 // sandbox as it was.
 func TestPacks(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	fixture, err := os.ReadFile("../internal/policy/testdata/finops.sql")
 	must(t, err)

@@ -18,6 +18,7 @@ import (
 
 // Lost rows are read from a sealed, read-only copy that only its owner reaches, and nothing is left of it afterwards.
 func TestPeek(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	prod.Exec(t, "postgres", "CREATE ROLE app LOGIN SUPERUSER PASSWORD 'of production'", "CREATE DATABASE shop")

@@ -11,6 +11,7 @@ import (
 
 // Killing the recorder again and again under load loses no commit that was acknowledged, and production never waits for it.
 func TestRecorderKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	s := newSystem(t)

@@ -14,6 +14,7 @@ import (
 // Retention takes what is too old, by a plan that is read first, and every moment that stays in the window can still be restored.
 // Damage to a manifest or to WAL is named with what it costs.
 func TestRepository(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	prod.Exec(t, "postgres", "CREATE TABLE ticks (n int)", "CREATE TABLE identity AS SELECT 'production' AS who")

@@ -86,6 +86,7 @@ func fails(t *testing.T, s *systest.System, r sandglass.Request) sandglass.Code 
 // A recorded sandbox goes on with its history after a restore that failed, and after an undo with the one it had
 // before: one incarnation at most is shown, also after a SIGKILL.
 func TestHistoryAfterFailureAndUndo(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSite(t)
 	newSandbox(t, s, "uat", func(e *sandglass.Environment) { e.Recording = &sandglass.Recording{FastCheckpoint: true, MaxRate: -1} })
@@ -137,6 +138,7 @@ func TestHistoryAfterFailureAndUndo(t *testing.T) {
 
 // A changed declaration takes effect at the next start, and one with which nothing starts harms nobody before.
 func TestDeclarationChangesOfARunningSandbox(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSite(t)
 	old := newSandbox(t, s, "uat", nil)
@@ -192,6 +194,7 @@ func TestDeclarationChangesOfARunningSandbox(t *testing.T) {
 // The undo of a first restore leaves the sandbox empty, also when `serve` is killed right after the swap; its
 // own undo brings the copy back.
 func TestUndoToEmptyKilled(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSite(t)
 	_, err := s.Sandbox(ctx, "uat", "prod", nil)
@@ -219,6 +222,7 @@ func TestUndoToEmptyKilled(t *testing.T) {
 
 // With the metadata cluster lost, the repository still tells of every finished operation, and no volume goes.
 func TestMetadataLost(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := newSite(t)
 	_, err := s.Sandbox(ctx, "uat", "prod", nil)

@@ -45,6 +45,7 @@ func newTrap(t *testing.T, network, address string) *trap {
 
 // Nothing that production had set up acts in the copy, or opens it, during the restore or after.
 func TestNothingOfProductionActsInTheCopy(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	publisher := pgtest.New(t, pgtest.Options{Settings: map[string]string{"wal_level": "logical", "log_connections": "on"}})
 	markers, err := os.MkdirTemp("/tmp", "sg")
@@ -154,6 +155,7 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 
 // A tablespace made after the image, with production on the same host: its files stay as they are.
 func TestTablespacesOfProductionAreUntouched(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	early, late := filepath.Join(prod.Dir, "early"), filepath.Join(prod.Dir, "late")

@@ -85,6 +85,7 @@ func (m *migrations) query(sql string) string {
 // The sandbox's migrations run on the sealed copy, as an unprivileged user and the database's owner, and reach
 // nothing else. When they fail, in whatever way, the sandbox is as it was, and never was away.
 func TestSynchronize(t *testing.T) {
+	t.Parallel()
 	m, prod := migrating(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

@@ -5,8 +5,10 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TB is what pgtest needs of a *testing.T or *testing.B.
@@ -175,14 +179,26 @@ func majorOf(bin string) int {
 	return n
 }
 
-// FreePort is a TCP port that was free a moment ago.
+// FreePort is a TCP port that nobody listens on, and that no other caller on this machine is given while this process lives. It
+// lies below those that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range), so that none of them takes it.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for range 1000 {
+		port := 15000 + rand.IntN(15000)
+		// A name in the abstract namespace of Unix sockets is gone with its process (unix(7)).
+		held, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
+		if unix.Bind(held, &unix.SockaddrUnix{Name: fmt.Sprintf("@sandglass-test-port-%d", port)}) == nil {
+			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+				return port, l.Close()
+			}
+		}
+		if err := unix.Close(held); err != nil {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, errors.New("find a free port: none of 1000 is")
 }
 
 func tail(s string, n int) string {
