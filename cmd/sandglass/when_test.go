@@ -128,7 +128,7 @@ func TestStateText(t *testing.T) {
 		"2026-11-22T19:10:25.5Z":           "2026-11-22 19:10:25.5 UTC (20:10:25.5 Europe/Vienna)",
 		"2026-11-22T19:10:25Z, the latest": "2026-11-22 19:10:25 UTC (20:10:25 Europe/Vienna), the latest",
 		"just before transaction 757":      "just before transaction 757",
-		"a new cluster":                    "a new cluster",
+		"its own data":                     "its own data",
 		"":                                 "",
 	} {
 		if got := withTimes(words, vienna); got != want {
