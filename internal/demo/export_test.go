@@ -12,7 +12,7 @@ import (
 // What the tests look at from inside.
 
 func PrepareDir(ctx context.Context, dir string) error {
-	return prepareDir(ctx, dir, paper{w: io.Discard})
+	return prepareDir(ctx, dir, paper{w: &screen{Writer: io.Discard}})
 }
 
 func NewProduction(ctx context.Context, dir string) (*pgtest.Cluster, error) {
@@ -38,7 +38,7 @@ func Show(w io.Writer, output string, cuts ...[3]string) {
 	for _, c := range cuts {
 		all = append(all, cut{c[0], c[1], c[2]})
 	}
-	o := paper{w: w}.output(all)
+	o := paper{w: &screen{Writer: w}}.output(all)
 	for _, b := range []byte(output) {
 		o.Write([]byte{b})
 	}
