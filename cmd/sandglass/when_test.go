@@ -136,3 +136,12 @@ func TestStateText(t *testing.T) {
 		}
 	}
 }
+
+// An undo tells that the sandbox shows again what it showed before.
+func TestUndoneStateIsShownAgain(t *testing.T) {
+	var b strings.Builder
+	o := sandglass.Operation{Kind: sandglass.KindUndo, Environment: "uat", State: sandglass.Succeeded, Result: []byte(`{"moment":"its own data","volume":"v"}`)}
+	if err := showEnd(&b, o, time.UTC, nil); err != nil || !strings.Contains(b.String(), "uat again shows its own data.") {
+		t.Errorf("%v, %q", err, b.String())
+	}
+}

@@ -44,3 +44,18 @@ func Show(w io.Writer, output string, cuts ...[3]string) {
 	}
 	o.flush()
 }
+
+// LinesOf are how many lines of the report count a rule of the pack.
+func LinesOf(rule string) (n int) {
+	for _, l := range countedLines {
+		if l.has(rule) {
+			n++
+		}
+	}
+	return n
+}
+
+// BackScript is what is pasted to bring the lost rows back.
+func BackScript() string {
+	return backScript("psql", socket{"/tmp/a/run", 5432, "peek"}, socket{"/tmp/b/run", 5433, "postgres"})
+}

@@ -128,7 +128,10 @@ func (p paper) verdictLine(what string, holds bool, detail string) {
 		}
 		return
 	}
-	p.line(strings.TrimRight(line+"  "+p.style(styleDim, detail), " "))
+	if detail != "" {
+		line += "  " + p.style(styleDim, detail)
+	}
+	p.line(strings.TrimRight(line, " "))
 }
 
 // verdictWidth is where the details of checks begin, so that they stand below one another.

@@ -104,7 +104,7 @@ func (s *story) neutralized(ctx context.Context) error {
 		}
 	}
 	s.rows(table)
-	s.check("each rule that changed rows is in one of these lines", len(strange) == 0, strings.Join(strange, ", "))
+	s.check("each rule that changed rows is counted here", len(strange) == 0, strings.Join(strange, ", "))
 	prod, err := s.prod.Connect(ctx, erp.Business)
 	if err != nil {
 		return err
@@ -177,7 +177,7 @@ func (s *story) own(ctx context.Context) error {
 			kept, rows = append(kept, fmt.Sprintf("%d %s", n, o.what)), rows+n
 		}
 	}
-	s.check("the rows that uat has set for itself are as they were", len(kept) == len(s.uat.own) && rows == carried, fmt.Sprintf("%s rows", count(rows)))
+	s.check("what uat has set for itself is as it was", len(kept) == len(s.uat.own) && rows == carried, fmt.Sprintf("%s rows", count(rows)))
 	for _, l := range hang("    ", "    ", strings.Join(kept, ", ")) {
 		s.line(l)
 	}

@@ -71,7 +71,7 @@ func (s *story) succeeded(ctx context.Context) (o sandglass.Operation, r sandgla
 func (s *story) compare(ctx context.Context) error {
 	s.chapter("What came back")
 	conn, err := pgx.Connect(ctx, s.uatURL())
-	s.check("uat's application signs in with its own password", err == nil, uatApp)
+	s.check("uat's application keeps its own password", err == nil, uatApp)
 	if err != nil {
 		return fmt.Errorf("connect as %s: %w", uatApp, err)
 	}
@@ -86,14 +86,14 @@ func (s *story) compare(ctx context.Context) error {
 	_, err = pgx.Connect(ctx, s.uat.url(productionApp, productionAppPassword, "business"))
 	s.check("production's password opens nothing here", pgtest.SQLState(err) == "28P01" || pgtest.SQLState(err) == "28000", productionApp)
 	_, err = pgx.Connect(ctx, s.uat.url(uatApp, uatAppPassword, scratch))
-	s.check("a database that uat has no use for stayed out", pgtest.SQLState(err) == "3D000", scratch)
+	s.check("a database uat has no use for stayed out", pgtest.SQLState(err) == "3D000", scratch)
 
 	left, postings, err := s.production(ctx)
 	if err != nil {
 		return err
 	}
 	since := postings - s.postings
-	s.check("production went on; there, they are still lost", left == 0 && since > 0, fmt.Sprintf("%s postings meanwhile", count(since)))
+	s.check("production went on; its rows are still lost", left == 0 && since > 0, fmt.Sprintf("%s postings meanwhile", count(since)))
 	s.fact("rows found again", count(got.rows()))
 	return nil
 }
