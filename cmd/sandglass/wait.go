@@ -219,7 +219,11 @@ func showEnd(w io.Writer, o sandglass.Operation, zone *time.Location, told []san
 	emptied := o.Kind == sandglass.KindUndo && r.Volume == ""
 	switch {
 	case r.Moment != "":
-		sentence(w, "", fmt.Sprintf("%s shows %s.", o.Environment, withTimes(r.Moment, zone)))
+		shows := "shows"
+		if o.Kind == sandglass.KindUndo {
+			shows = "again shows"
+		}
+		sentence(w, "", fmt.Sprintf("%s %s %s.", o.Environment, shows, withTimes(r.Moment, zone)))
 	case emptied:
 		fmt.Fprintf(w, "%s is empty, as it was before its first restore.\n", o.Environment)
 	}

@@ -128,11 +128,20 @@ func TestStateText(t *testing.T) {
 		"2026-11-22T19:10:25.5Z":           "2026-11-22 19:10:25.5 UTC (20:10:25.5 Europe/Vienna)",
 		"2026-11-22T19:10:25Z, the latest": "2026-11-22 19:10:25 UTC (20:10:25 Europe/Vienna), the latest",
 		"just before transaction 757":      "just before transaction 757",
-		"a new cluster":                    "a new cluster",
+		"its own data":                     "its own data",
 		"":                                 "",
 	} {
 		if got := withTimes(words, vienna); got != want {
 			t.Errorf("withTimes(%q) = %q, want %q", words, got, want)
 		}
+	}
+}
+
+// An undo tells that the sandbox shows again what it showed before.
+func TestUndoneStateIsShownAgain(t *testing.T) {
+	var b strings.Builder
+	o := sandglass.Operation{Kind: sandglass.KindUndo, Environment: "uat", State: sandglass.Succeeded, Result: []byte(`{"moment":"its own data","volume":"v"}`)}
+	if err := showEnd(&b, o, time.UTC, nil); err != nil || !strings.Contains(b.String(), "uat again shows its own data.") {
+		t.Errorf("%v, %q", err, b.String())
 	}
 }

@@ -40,10 +40,13 @@ func DefaultDir() string {
 // Run tells the story. Without Once a good end leaves everything running, for Down to end; on any
 // error, and when ctx ends, everything is taken down. The error is ErrChecks when a check did not hold.
 func Run(ctx context.Context, o Options) error {
-	s := &story{Options: o, paper: paper{w: o.Out, color: o.Color}, began: time.Now()}
+	s := &story{Options: o, paper: paper{w: &screen{Writer: o.Out}, color: o.Color}, began: time.Now()}
 	if err := prepareDir(ctx, o.Dir, s.paper); err != nil {
 		return err
 	}
+	s.say("Sandglass in one to two minutes, on servers of its own: rows are deleted in production by mistake; the moment before that is restored into a sandbox, safe to use; and the rows come back. Every line with a ✓ was checked just now. Ctrl-C ends it and leaves nothing.")
+	s.say("Everything lies in %s.", o.Dir)
+	s.line("")
 	err := s.tell(ctx)
 	if err == nil && !o.Once {
 		s.hints()
@@ -56,7 +59,10 @@ func Run(ctx context.Context, o Options) error {
 		s.keepLogs()
 	}
 	s.chapter("Taking everything down")
-	if downErr := Down(o.Dir); downErr != nil {
+	done := s.busy("ending servers, removing files")
+	downErr := Down(o.Dir)
+	done()
+	if downErr != nil {
 		s.check("no process, no mount and no file is left", false, downErr.Error())
 	} else {
 		s.check("no process, no mount and no file is left", true, "")
@@ -95,11 +101,6 @@ func prepareDir(ctx context.Context, dir string, p paper) error {
 	return writePid(dir, "demo", os.Getpid())
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
 const marker = "sandglass-demo"
 
 // story is one telling of the demo.
@@ -111,13 +112,14 @@ type story struct {
 	prod   *pgtest.Cluster
 	uat    sandbox
 	loss   loss
-	// migrates says that uat's migrations are run on every restore.
-	migrates bool
 	// restored is the finished restore, and result what it came to.
 	restored sandglass.Operation
 	result   sandglass.Result
-	failed   []string
-	facts    []fact
+	// took and silent are how long it took, and the longest time in it without an answer from uat.
+	took, silent time.Duration
+	postings     int64 // in production, when the restore began
+	failed       []string
+	facts        []fact
 }
 
 // fact is one line of the summary.
@@ -130,8 +132,10 @@ func (s *story) command(ctx context.Context, cuts []cut, args ...string) (time.D
 	s.prompt(append([]string{"sandglass"}, args...))
 	cmd, out := s.sandglass(ctx, args...), s.output(cuts)
 	cmd.Stdout, cmd.Stderr = out, out
+	done := s.busy("sandglass " + args[0])
 	begin := time.Now()
 	err := cmd.Run()
+	done()
 	out.flush()
 	if err != nil {
 		return 0, fmt.Errorf("sandglass %s: %w", args[0], err)

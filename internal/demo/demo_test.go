@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"sandglass/internal/demo"
+	"sandglass/internal/pack"
 )
 
 // The demo's production lives, loses exactly the rows it says it lost, and goes without a trace.
@@ -119,6 +120,42 @@ func TestSearch(t *testing.T) {
 		write("b", before, "host.example.org")
 		if _, found, err := demo.Search(dir, []byte("host.example.org")); found != "/b" || err != nil {
 			t.Errorf("at %d: found in %q, %v", before, found, err)
+		}
+	}
+}
+
+// A command that is to be copied breaks only before an option, behind a backslash.
+func TestTypedCommandBreaksBeforeOptions(t *testing.T) {
+	var b strings.Builder
+	demo.Show(&b, "  psql -h /tmp/sandglass-demo-0/state/volumes/rcvqiqnr/run -p 5432 -U sandglass_peek -d business\n")
+	want := "      psql -h /tmp/sandglass-demo-0/state/volumes/rcvqiqnr/run -p 5432 \\\n        -U sandglass_peek -d business\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Each rule of the pack that changes rows is counted in exactly one line of the report.
+func TestEveryRuleIsCountedOnce(t *testing.T) {
+	p, err := pack.Open("", "dynamics365-finops")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range p.Rules {
+		want := 1
+		if r.Keep != "" || r.Merge != "" {
+			want = 0 // the sandbox's own rows
+		}
+		if n := demo.LinesOf(r.Name); n != want {
+			t.Errorf("%s is counted in %d lines, not %d", r.Name, n, want)
+		}
+	}
+}
+
+// What is pasted fits a terminal of 80 columns, with the paper's margin.
+func TestBackScriptFits(t *testing.T) {
+	for line := range strings.Lines(demo.BackScript()) {
+		if len(line) > 78 {
+			t.Errorf("%d characters: %s", len(line), line)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 // What the tests look at from inside.
 
 func PrepareDir(ctx context.Context, dir string) error {
-	return prepareDir(ctx, dir, paper{w: io.Discard})
+	return prepareDir(ctx, dir, paper{w: &screen{Writer: io.Discard}})
 }
 
 func NewProduction(ctx context.Context, dir string) (*pgtest.Cluster, error) {
@@ -38,9 +38,24 @@ func Show(w io.Writer, output string, cuts ...[3]string) {
 	for _, c := range cuts {
 		all = append(all, cut{c[0], c[1], c[2]})
 	}
-	o := paper{w: w}.output(all)
+	o := paper{w: &screen{Writer: w}}.output(all)
 	for _, b := range []byte(output) {
 		o.Write([]byte{b})
 	}
 	o.flush()
+}
+
+// LinesOf are how many lines of the report count a rule of the pack.
+func LinesOf(rule string) (n int) {
+	for _, l := range countedLines {
+		if l.has(rule) {
+			n++
+		}
+	}
+	return n
+}
+
+// BackScript is what is pasted to bring the lost rows back.
+func BackScript() string {
+	return backScript("psql", socket{"/tmp/a/run", 5432, "peek"}, socket{"/tmp/b/run", 5433, "postgres"})
 }

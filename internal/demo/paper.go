@@ -7,13 +7,45 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
 
 type paper struct {
-	w     io.Writer
-	color bool
+	w     *screen
+	color bool // it is a terminal
+}
+
+// screen is what the paper is written to: whole lines, and below them, on a terminal, one that says what is being done.
+type screen struct {
+	io.Writer
+	mu   sync.Mutex
+	busy bool // the last line is such a one
+}
+
+func (s *screen) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clear()
+	return s.Writer.Write(b)
+}
+
+func (s *screen) clear() {
+	if s.busy {
+		fmt.Fprint(s.Writer, "\r\x1b[K")
+	}
+	s.busy = false
+}
+
+func (s *screen) status(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clear()
+	if text != "" {
+		fmt.Fprint(s.Writer, text)
+		s.busy = true
+	}
 }
 
 const (
@@ -45,11 +77,11 @@ func (p paper) busy(what string) (done func()) {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		for n := 0; ; n++ {
-			fmt.Fprintf(p.w, "\r\x1b[K  %s", p.style(styleDim, fmt.Sprintf("%s, %d s", what, n)))
+			p.w.status("  " + p.style(styleDim, fmt.Sprintf("... %s, %d s", what, n)))
 			select {
 			case <-tick.C:
 			case <-ended:
-				fmt.Fprint(p.w, "\r\x1b[K")
+				p.w.status("")
 				return
 			}
 		}
@@ -96,7 +128,10 @@ func (p paper) verdictLine(what string, holds bool, detail string) {
 		}
 		return
 	}
-	p.line(strings.TrimRight(line+"  "+p.style(styleDim, detail), " "))
+	if detail != "" {
+		line += "  " + p.style(styleDim, detail)
+	}
+	p.line(strings.TrimRight(line, " "))
 }
 
 // verdictWidth is where the details of checks begin, so that they stand below one another.
@@ -172,9 +207,27 @@ func (o *output) show(line string) {
 		return
 	}
 	o.blank = text == ""
-	for _, l := range wrap(line, width-4) {
+	lines := wrap(line, width-4)
+	if strings.HasPrefix(text, "psql ") {
+		lines = typed(line, width-4)
+	}
+	for _, l := range lines {
 		o.p.line(strings.TrimRight("    "+l, " "))
 	}
+}
+
+// typed breaks a command before its options, so that it can still be copied as it stands.
+func typed(line string, width int) (lines []string) {
+	parts := strings.Split(line, " -")
+	now, indent := parts[0], strings.Repeat(" ", len(line)-len(strings.TrimLeft(line, " "))+2)
+	for _, option := range parts[1:] {
+		if utf8.RuneCountInString(now+" -"+option+` \`) > width {
+			lines, now = append(lines, now+` \`), indent+"-"+option
+			continue
+		}
+		now += " -" + option
+	}
+	return append(lines, now)
 }
 
 // wrap breaks a line at blanks; what follows stands two further in than the line began. A line that stands far in is let be.

@@ -31,7 +31,7 @@ func Write(ctx context.Context, dir string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range 3 {
 		clerk := &clerk{name: fmt.Sprintf("%d%x", i, time.Now().UnixMilli())}
-		g.Go(func() error { return session(ctx, c, erp.Business, 80*time.Millisecond, clerk.work) })
+		g.Go(func() error { return session(ctx, c, erp.Business, 120*time.Millisecond, clerk.work) })
 	}
 	g.Go(func() error { return session(ctx, c, erp.Reporting, 250*time.Millisecond, report) })
 	return g.Wait()

@@ -19,63 +19,135 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"sandglass"
+	"sandglass/internal/erp"
 )
 
-// areas put the pack's rules together, in people's words. A rule belongs to the first area that has it, by its name or its beginning.
-var areas = []struct{ name, rules, what string }{
-	{"Mail", "e-mail-addresses smtp- mail-provider", "addresses, relay, sign-in and password emptied"},
-	{"Printing", "print", "print management and network printers removed"},
-	{"Servers", "servers server- client- batch-server", "production's servers and sessions removed"},
-	{"Batch jobs", "batch-jobs batch-tasks", "withheld: nothing runs a second time"},
-	{"Batch history", "batch-", "removed"},
-	{"Users", "users user-partition administrator automation-", "disabled, but the administrator and services"},
-	{"Encrypted fields", "merchant- exchange- fiscal- person- oauth-", "cleared: production's certificate is not here"},
-	{"Attachments", "attachment deleted-attachment integration-files", "cut off from production's file storage"},
-	{"Machines and folders", "mail-attachments user- template-", "names of production's machines and file servers cleared"},
-	{"Database log", "database-log maintenance-", "removed"},
-	{"Other systems", "dual-write event- tenant power-bi provisioning- service-", "links to Dataverse, events and tenant removed"},
-	{"Commerce", "commerce-", "stores, terminals and scale units unlinked"},
+// counted is a line of the report on what was neutralized: the rows of one kind that rules changed. Where it has a
+// query, production is asked how many it has, in tables that nobody has written to since.
+type counted struct{ what, rules, query string }
+
+var countedLines = []counted{
+	{"e-mail addresses emptied: no mail reaches real people", "e-mail-addresses", "SELECT count(*) FROM logisticselectronicaddress WHERE locator LIKE '%@%'"},
+	{"settings of the mail server: production's relay, sign-in and folder", "smtp-relay mail-provider mail-attachments", ""},
+	{"print management settings removed", "print-settings print-instances", "SELECT (SELECT count(*) FROM printmgmtsettings) + (SELECT count(*) FROM printmgmtdocinstance)"},
+	{"batch jobs withheld that were to run: none runs a second time", "batch-jobs", "SELECT count(*) FROM batchjob WHERE status IN (1, 2, 5, 7)"},
+	{"batch tasks: names of production's servers and logs cleared", "batch-tasks", "SELECT count(*) FROM batch"},
+	{"rows of batch history removed", "batch-job-history batch-history batch-constraints-history",
+		"SELECT (SELECT count(*) FROM batchjobhistory) + (SELECT count(*) FROM batchhistory) + (SELECT count(*) FROM batchconstraintshistory)"},
+	{"users disabled: all but the administrator and services", "users",
+		"SELECT count(*) FROM userinfo WHERE enable <> 0 AND lower(id) NOT IN ('admin', 'frserviceuser', 'retailserviceaccount', 'dbmovementapi')"},
+	{"users put right: service users let in, data partition set", "administrator automation-user user-partition", ""},
+	{"users' sessions removed", "client-sessions", "SELECT count(*) FROM sysclientsessions"},
+	{"sign-ins: names of the machines cleared", "user-log", "SELECT count(*) FROM sysuserlog WHERE computername <> ''"},
+	{"users' export folders cleared", "user-export-sites", "SELECT count(*) FROM sysuserinfo"},
+	{"encrypted personal numbers cleared", "person-numbers person-numbers-hire",
+		"SELECT (SELECT count(*) FROM hcmpersonidentificationnumber) + (SELECT count(*) FROM hcmworkeractionhire)"},
+	{"encrypted sign-in tokens cleared", "oauth-tokens", "SELECT count(*) FROM sysoauthusertokens"},
+	{"other secrets cleared: merchants, exchange rates, fiscal codes", "merchant-properties merchant-properties-plain exchange-rate-providers fiscal-establishments fiscal-establishments-staging", ""},
+	{"attachments cut off from production's file storage", "attachments deleted-attachments",
+		"SELECT (SELECT count(*) FROM docuvalue WHERE storageproviderid = 1 OR accessinformation <> '') + (SELECT count(*) FROM docudeletedvalue WHERE storageproviderid = 1 OR accessinformation <> '')"},
+	{"paths to production's file servers cleared", "attachment-paths deleted-attachment-paths document-templates template-folders", ""},
+	{"exchanged data files cut off", "integration-files", "SELECT count(*) FROM integrationactivitymessagetable WHERE submitteddatafile <> ''"},
+	{"rows of the database log removed: they keep old values", "database-log", "SELECT count(*) FROM databaselog"},
+	{"links to other systems: Dataverse, events, tenant, Power BI", "dual-write-projects dual-write-fields event-endpoints event-endpoints-azure event-endpoints-event-hub tenant service-addresses power-bi provisioning-messages maintenance-mode", ""},
+	{"rows of stores, terminals and scale units unlinked", "commerce-", ""},
 }
 
 const finops = "dynamics365-finops/"
 
-func (s *story) report(ctx context.Context) error {
-	s.chapter("What was neutralized")
-	rows, rules, elsewhere := make([]int64, len(areas)), make([]int64, len(areas)), int64(0)
-	for _, l := range s.result.Rules {
-		name, ours := strings.CutPrefix(l.What, finops)
-		at := slices.IndexFunc(areas, func(a struct{ name, rules, what string }) bool {
-			return slices.ContainsFunc(strings.Fields(a.rules), func(r string) bool { return strings.HasPrefix(name, r) })
-		})
-		if !ours || at < 0 {
-			elsewhere++
+// has says whether a rule of the pack is one of the line's; the last of them may be a whole family, by its beginning.
+func (l counted) has(rule string) bool {
+	return slices.ContainsFunc(strings.Fields(l.rules), func(r string) bool {
+		return r == rule || strings.HasSuffix(r, "-") && strings.HasPrefix(rule, r)
+	})
+}
+
+// neutralized sorts the rows that the pack's rules changed into the lines. Those of rules that are in no line are named.
+func neutralized(rules []sandglass.PlanLine) (rows []int64, strange []string) {
+	rows = make([]int64, len(countedLines))
+	for _, r := range rules {
+		name, ours := strings.CutPrefix(strings.Fields(r.What)[0], finops)
+		if !ours {
 			continue
 		}
-		rows[at], rules[at] = rows[at]+l.Rows, rules[at]+1
+		at := slices.IndexFunc(countedLines, func(l counted) bool { return l.has(name) })
+		if at < 0 {
+			strange = append(strange, name)
+			continue
+		}
+		rows[at] += r.Rows
 	}
+	return rows, strange
+}
+
+// report is what a person asks after a restore, part by part.
+func (s *story) report(ctx context.Context) error {
+	for i, part := range []func(context.Context) error{s.neutralized, s.own, s.prove, s.checklist} {
+		if i > 0 {
+			s.line("")
+		}
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) neutralized(ctx context.Context) error {
+	s.chapter("What was neutralized")
+	s.say("Rows that were changed or removed in the copy before anybody could connect:")
+	rows, strange := neutralized(s.result.Rules)
 	var table [][]string
-	for i, a := range areas {
-		if rules[i] > 0 {
-			table = append(table, []string{a.name, count(rows[i]), a.what})
+	for i, l := range countedLines {
+		if rows[i] > 0 {
+			table = append(table, []string{count(rows[i]), l.what})
 		}
 	}
 	s.rows(table)
-	s.say("Rows, by area, of the pack dynamics365-finops. Besides, %d rules saw to roles, passwords, settings and old values in the files.", elsewhere)
-	s.line("")
-	if err := s.own(ctx); err != nil {
+	s.check("each rule that changed rows is counted here", len(strange) == 0, strings.Join(strange, ", "))
+	prod, err := s.prod.Connect(ctx, erp.Business)
+	if err != nil {
 		return err
 	}
-	s.line("")
-	if err := s.prove(ctx); err != nil {
-		return err
+	defer prod.Close(context.WithoutCancel(ctx))
+	var asked int
+	var wrong []string
+	for i, l := range countedLines {
+		if l.query == "" {
+			continue
+		}
+		var n int64
+		if err := prod.QueryRow(ctx, l.query).Scan(&n); err != nil {
+			return err
+		}
+		if asked++; n != rows[i] {
+			wrong = append(wrong, fmt.Sprintf("%s: %s, not %s", l.what, count(n), count(rows[i])))
+		}
 	}
-	s.line("")
+	detail := fmt.Sprintf("%d of the lines", asked)
+	if len(wrong) > 0 {
+		detail = strings.Join(wrong, "; ")
+	}
+	s.check("production has as many, and still has them", len(wrong) == 0, detail)
+	return nil
+}
+
+// checklist is what the restore leaves for people, and how long all of it took.
+func (s *story) checklist(context.Context) error {
 	s.chapter("Left to do, for uat's administrator")
 	for _, todo := range s.result.Checklist {
 		for _, l := range hang("  - ", "    ", todo) {
 			s.line(l)
 		}
 	}
+	s.check("the checklist is kept with the operation", len(s.result.Checklist) > 0, "sandglass ops show "+s.restored.ID)
+	s.line("")
+	s.chapter("The times")
+	var steps [][]string
+	for _, step := range s.restored.Steps {
+		steps = append(steps, []string{seconds(step.Ended.Sub(step.Began)), step.Name})
+	}
+	s.rows(append(steps, []string{seconds(s.took), "from the command to its end"}, []string{seconds(s.silent), "of it without an answer from uat"}))
 	return nil
 }
 
@@ -87,29 +159,27 @@ func (s *story) own(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	s.say("Its address, settings, roles, passwords and grants.")
-	var carried int64
+	var carried, rows int64
 	for _, l := range s.result.Carried {
 		carried += l.Rows
 	}
-	if carried > 0 {
-		var kept []string
-		for _, o := range s.uat.own {
-			sum, err := o.read(ctx, conn)
-			if err != nil {
-				return err
-			}
-			if sum == o.sum {
-				kept = append(kept, o.what)
-			}
+	var kept []string
+	for _, o := range s.uat.own {
+		sum, err := o.read(ctx, conn)
+		if err != nil {
+			return err
 		}
-		s.check("what uat has set for itself is as it was", len(kept) == len(s.uat.own), fmt.Sprintf("%s rows", count(carried)))
-		for _, l := range hang("    ", "    ", strings.Join(kept, ", ")) {
-			s.line(l)
+		var n int64
+		if _, err := fmt.Sscan(sum, &n); err != nil {
+			return fmt.Errorf("count %s: %w", o.what, err)
+		}
+		if sum == o.sum {
+			kept, rows = append(kept, fmt.Sprintf("%d %s", n, o.what)), rows+n
 		}
 	}
-	if !s.migrates {
-		return nil
+	s.check("what uat has set for itself is as it was", len(kept) == len(s.uat.own) && rows == carried, fmt.Sprintf("%s rows", count(rows)))
+	for _, l := range hang("    ", "    ", strings.Join(kept, ", ")) {
+		s.line(l)
 	}
 	var ran int64
 	if err := conn.QueryRow(ctx, migrated).Scan(&ran); err != nil {
@@ -129,7 +199,7 @@ func (s *story) prove(ctx context.Context) error {
 	stops := slices.ContainsFunc(asserted, func(f sandglass.Finding) bool { return f.Level == sandglass.Stop })
 	s.check("every assertion held on the copy", !stops && len(asserted) > 50, fmt.Sprintf("%d assertions", len(asserted)))
 	s.check("no secret of production is in its files", searched.Values > 0, fmt.Sprintf("%d searched for", searched.Values))
-	s.say("Looked at again from here, as a user of uat:")
+	s.say("Looked at again from here, as a user of uat and in its files:")
 	conn, err := pgx.Connect(ctx, s.uatURL())
 	if err != nil {
 		return err
@@ -148,7 +218,9 @@ func (s *story) prove(ctx context.Context) error {
 		s.check(q.what, n == 0, q.detail)
 	}
 	const host = "prod.nordwind.example"
+	done := s.busy("searching uat's files")
 	files, found, err := search(filepath.Join(s.state(), "volumes", s.result.Volume), []byte(host))
+	done()
 	if err != nil {
 		return err
 	}

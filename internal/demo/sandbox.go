@@ -23,6 +23,7 @@ const (
 type sandbox struct {
 	port   int
 	digest string // of its own data, before the restore
+	shows  string // what Sandglass says that it shows, before the restore
 	own    []ownRows
 	probe  *pgtest.Probe
 }
@@ -39,11 +40,12 @@ func ownTables() []ownRows {
 		{what: "servers", query: "SELECT serverid FROM sysserverconfig"},
 		{what: "server sessions", query: "SELECT aosid, instance_name FROM sysserversessions"},
 		{what: "batch servers", query: "SELECT serverid, maxbatchsessions FROM batchserverconfig"},
-		{what: "batch groups' servers", query: "SELECT groupid, serverid FROM batchservergroup"},
+		{what: "servers of batch groups", query: "SELECT groupid, serverid FROM batchservergroup"},
 		{what: "printers", query: "SELECT printername, printerpath FROM syscorpnetprinters"},
-		{what: "mail server", query: "SELECT key, smtprelayservername, smtpusername, smtpportnumber, smtprequiressl, mailernoninteractive FROM sysemailparameters"},
-		{what: "its password", query: "SELECT aosid, instancename, password FROM sysemailsmtppassword"},
-		{what: "sign-in of Admin", query: "SELECT networkalias, networkdomain FROM userinfo WHERE id = 'Admin'"},
+		{what: "mail server settings", query: "SELECT key, smtprelayservername, smtpusername, smtpportnumber, smtprequiressl, mailernoninteractive FROM sysemailparameters"},
+		{what: "mail password", query: "SELECT aosid, instancename, password FROM sysemailsmtppassword"},
+		{what: "administrator's sign-in", query: "SELECT networkalias, networkdomain FROM userinfo WHERE id = 'Admin'"},
+		{what: "tenant and service addresses", query: "SELECT name, value FROM sysserviceconfigurationsetting WHERE upper(name) = 'TENANTID' OR value LIKE '%://%'"},
 	}
 }
 

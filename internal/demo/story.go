@@ -40,9 +40,9 @@ func (s *story) tell(ctx context.Context) error {
 
 func (s *story) makeProduction(ctx context.Context) (err error) {
 	s.chapter("A production")
-	s.say("An ERP runs on PostgreSQL: the databases business and reporting, in the shape of Dynamics 365, and people who post invoices. Sandglass will only ever read it.")
+	s.say("An ERP on PostgreSQL: the databases business and reporting, in the shape of Dynamics 365, and people who post invoices. Sandglass only ever reads it.")
 	begin := time.Now()
-	done := s.busy("making it")
+	done := s.busy("filling it")
 	s.prod, err = newProduction(ctx, s.Dir, scale)
 	done()
 	if err != nil {
@@ -54,11 +54,17 @@ func (s *story) makeProduction(ctx context.Context) (err error) {
 	if err := background(s.Dir, "writers", s.sandglass(context.WithoutCancel(ctx), "demo", "--writers", "--dir", s.Dir)); err != nil {
 		return err
 	}
-	rows, err := countRows(ctx, s.prod)
-	if err != nil {
-		return err
+	took := time.Since(begin)
+	var tables [][]string
+	for _, database := range []string{erp.Business, erp.Reporting} {
+		n, rows, err := countRows(ctx, s.prod, database)
+		if err != nil {
+			return err
+		}
+		tables = append(tables, []string{database, count(rows), "rows in", count(n), "tables"})
 	}
-	s.say("PostgreSQL %d on port %d: %s rows in %d tables, made in %s.", s.prod.Major, s.prod.Port, count(rows), len(erp.Tables()), seconds(time.Since(begin)))
+	s.rows(tables)
+	s.say("PostgreSQL %d on port %d, filled in %s. From now on invoices are posted and paid.", s.prod.Major, s.prod.Port, seconds(took))
 	return nil
 }
 
@@ -87,7 +93,7 @@ server:
   roles_map: {uat_app: [erp_app]}
 `
 
-// synchronize is added where psql is there to run the migration.
+// synchronize runs uat's migration by psql.
 const synchronize = `  synchronize:
     command: [%s, --no-psqlrc, --quiet, --set=ON_ERROR_STOP=1, --single-transaction, --file=0042.sql]
     folder: %s
@@ -95,7 +101,8 @@ const synchronize = `  synchronize:
 
 // record starts the control plane, declares both environments and waits for the first image.
 func (s *story) record(ctx context.Context) (err error) {
-	s.chapter("Sandglass, recording it")
+	s.chapter("Sandglass records it")
+	s.say("From a first full copy (an image) on, every change is kept in an encrypted repository. Production is declared once, and so is the sandbox, in a file.")
 	if _, err := s.command(ctx, []cut{{from: "Public key"}}, "init", "--repository", filepath.Join(s.Dir, "repository")); err != nil {
 		return err
 	}
@@ -106,10 +113,13 @@ func (s *story) record(ctx context.Context) (err error) {
 		return err
 	}
 	s.prompt([]string{"sandglass", "serve", "&"})
-	if err := s.await(ctx, 60*time.Second, "the control plane", func() (bool, error) {
+	done := s.busy("it starts")
+	err = s.await(ctx, 60*time.Second, "the control plane", func() (bool, error) {
 		_, err := s.client.Environments(ctx)
 		return err == nil, nil
-	}); err != nil {
+	})
+	done()
+	if err != nil {
 		return err
 	}
 	if s.uat.port, err = pgtest.FreePort(); err != nil {
@@ -120,16 +130,14 @@ func (s *story) record(ctx context.Context) (err error) {
 		return err
 	}
 	text := fmt.Sprintf(declarations, s.prod.Port, password, s.uat.port)
-	if psql := filepath.Join(s.prod.Bin, "psql"); exists(psql) {
-		folder := filepath.Join(s.Dir, "migrations")
-		if err := os.Mkdir(folder, 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(folder, "0042.sql"), []byte(migration), 0o644); err != nil {
-			return err
-		}
-		text, s.migrates = text+fmt.Sprintf(synchronize, psql, folder), true
+	folder := filepath.Join(s.Dir, "migrations")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return err
 	}
+	if err := os.WriteFile(filepath.Join(folder, "0042.sql"), []byte(migration), 0o644); err != nil {
+		return err
+	}
+	text += fmt.Sprintf(synchronize, filepath.Join(s.prod.Bin, "psql"), folder)
 	if err := writeFile(file, text); err != nil {
 		return err
 	}
@@ -137,10 +145,10 @@ func (s *story) record(ctx context.Context) (err error) {
 		return err
 	}
 	begin := time.Now()
-	if _, err := s.command(ctx, nil, "record", "start", "prod"); err != nil {
+	if _, err := s.command(ctx, []cut{{from: "It begins with a checkpoint"}}, "record", "start", "prod"); err != nil {
 		return err
 	}
-	done := s.busy("taking the first image")
+	done = s.busy("taking the first image")
 	err = s.await(ctx, 60*time.Second, "the first image of prod", func() (bool, error) {
 		w, err := s.client.Window(ctx, "prod")
 		if sandglass.CodeOf(err) == sandglass.CodeWindowEmpty {
@@ -165,6 +173,7 @@ func (s *story) record(ctx context.Context) (err error) {
 // makeSandbox makes uat with an own role and own data, and begins to ask it all the time.
 func (s *story) makeSandbox(ctx context.Context) (err error) {
 	s.chapter("A sandbox with a life of its own")
+	s.say("uat is where a team tests. It gets a server, and the team fills it.")
 	if _, err := s.command(ctx, nil, "env", "start", "uat", "--new"); err != nil {
 		return err
 	}
@@ -183,8 +192,13 @@ func (s *story) makeSandbox(ctx context.Context) (err error) {
 	if err := pgtest.Ask(ctx, s.uatURL(), probeQuery); err != nil {
 		return fmt.Errorf("ask uat: %w", err)
 	}
+	e, err := s.client.Environment(ctx, "uat")
+	if err != nil {
+		return err
+	}
+	s.uat.shows = e.LastRestored
 	s.say("uat has vendors of its own, printers, servers, a mail relay and users of its own, and a role %s with a password that nobody else knows. From now on a client connects to it and asks, again and again, without a pause.", uatApp)
-	s.uat.probe = pgtest.StartProbeEvery(ctx, s.uatURL(), probeQuery, 80*time.Millisecond)
+	s.uat.probe = pgtest.StartProbeEvery(ctx, s.uatURL(), probeQuery, 100*time.Millisecond)
 	return nil
 }
 
@@ -198,13 +212,14 @@ func (s *story) haveAccident(ctx context.Context) (err error) {
 		return err
 	}
 	s.statement("business", append(append([]string{"BEGIN"}, accidentStatements...), "COMMIT")...)
-	s.say("Vendors of group %s in the test company were meant, but AND dataareaid = 'test' was forgotten, and it is committed: %s vendors of all companies are gone from production, and %s open transactions of theirs.", erp.NewVendors, count(s.loss.vendors), count(s.loss.transactions))
+	s.say("Vendors of group %s in the test company were meant, but the condition for the company was forgotten. It is committed: %s vendors of all companies are gone from production, and %s open transactions of theirs.", erp.NewVendors, count(s.loss.vendors), count(s.loss.transactions))
 	return nil
 }
 
 // findAccident waits until the recorder has the transaction, and finds it as a person would: by the rows it took.
 func (s *story) findAccident(ctx context.Context) error {
 	s.chapter("Finding it")
+	s.say("Any moment since the first image can be restored: the window. Who changed a thousand rows or more in it?")
 	query := sandglass.CommitQuery{MinRows: 1000, Limit: 20}
 	var found sandglass.Commit
 	if err := s.await(ctx, 30*time.Second, "the accident in the window", func() (bool, error) {
@@ -224,7 +239,7 @@ func (s *story) findAccident(ctx context.Context) error {
 	if _, err := s.command(ctx, nil, "window", "prod"); err != nil {
 		return err
 	}
-	if _, err := s.command(ctx, nil, "commits", "prod", "--min-rows", "1000"); err != nil {
+	if _, err := s.command(ctx, []cut{{from: "Just before one"}}, "commits", "prod", "--min-rows", "1000"); err != nil {
 		return err
 	}
 	s.check("the window shows which transaction did it", uint32(found.XID) == uint32(s.loss.xid) && deleted(found) == s.loss.rows(),
@@ -244,9 +259,9 @@ func (s *story) fact(name, value string) { s.facts = append(s.facts, fact{name, 
 func (s *story) summary() {
 	s.chapter("In figures")
 	for _, f := range s.facts {
-		s.line(fmt.Sprintf("  %-34s %s", f.name, f.value))
+		s.line(fmt.Sprintf("  %-34s %9s", f.name, f.value))
 	}
-	s.line(fmt.Sprintf("  %-34s %s", "all of this", seconds(time.Since(s.began))))
+	s.line(fmt.Sprintf("  %-34s %9s", "all of this", seconds(time.Since(s.began))))
 }
 
 func (s *story) hints() {

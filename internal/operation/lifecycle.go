@@ -91,6 +91,9 @@ func (h *Host) release(ctx context.Context, run *engine.Run) error {
 	return h.Open(ctx, e)
 }
 
+// ownData is what a sandbox shows, for people, that was not restored from any other: what its team puts into it.
+const ownData = "its own data"
+
 // start starts the sandbox's server; in an empty sandbox, when asked to, with a new cluster.
 func (h *Host) start(ctx context.Context, run *engine.Run) error {
 	unlock, err := h.locks.lock(ctx, run.Request.Environment)
@@ -134,6 +137,9 @@ func (h *Host) wishRunning(ctx context.Context, run *engine.Run) error {
 				}
 			}
 			e.Server = db.WishRunning
+			if m.Volume != "" { // of makeCluster
+				e.Restored = ownData
+			}
 			return nil
 		})
 	})
@@ -166,7 +172,7 @@ func (h *Host) makeCluster(ctx context.Context, run *engine.Run, e db.Environmen
 		}
 	}
 	v := sandglass.Volume{ID: m.Volume, Environment: e.Declaration.Name, Operation: run.Operation.ID, Driver: h.Volumes.Name(),
-		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Moment: "a new cluster"}
+		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Moment: ownData}
 	if err := h.DB.InsertVolume(ctx, db.Volume{Volume: v, Host: h.Name}); err != nil {
 		return err
 	}
@@ -203,7 +209,13 @@ func (h *Host) unstart(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	if m.Before.Server != "" {
-		if err := h.DB.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error { e.Server = m.Before.Server; return nil }); err != nil {
+		if err := h.DB.UpdateEnvironment(ctx, run.Request.Environment, func(e *db.Environment) error {
+			e.Server = m.Before.Server
+			if m.Volume != "" {
+				e.Restored = ""
+			}
+			return nil
+		}); err != nil {
 			return err
 		}
 	}
