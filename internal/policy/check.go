@@ -217,7 +217,7 @@ func withRecords(query string) string {
 	if !ourRecords.MatchString(query) {
 		return query
 	}
-	return `WITH carried (operation, rule, table_name, columns, rows, digest, result) AS (SELECT ''::text, ''::text, ''::text, '{}'::text[], 0::bigint, ''::text, ''::text WHERE false),
+	return `WITH carried (operation, rule, table_name, columns, key, rows, digest, result) AS (SELECT ''::text, ''::text, ''::text, '{}'::text[], '{}'::text[], 0::bigint, ''::text, ''::text WHERE false),
 		merged_rows (operation, rule, table_name, key, in_both) AS (SELECT ''::text, ''::text, ''::text, ''::text, false WHERE false),
 		origin (operation, source, target, moment, policies, at) AS (SELECT ''::text, ''::text, ''::text, ''::text, '{}'::text[], now() WHERE false),
 		changed_columns (operation, policy, rule, table_name, column_name, action, rows) AS (SELECT ''::text, ''::text, ''::text, ''::text, ''::text, ''::text, 0::bigint WHERE false)
