@@ -235,7 +235,7 @@ const indexOperators = `SELECT array_agg(format('OPERATOR(%I.%s)', nspname, oprn
 func (u *unit) selected(ctx context.Context, tx pgx.Tx, t relation) (string, error) {
 	query := "SELECT " + list(u.columns, "") + " FROM " + u.from(t) + u.where("")
 	if _, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil); err != nil {
-		return "", err
+		return "", u.inWhere(err)
 	}
 	return query, nil
 }
@@ -256,7 +256,7 @@ func (u *unit) look(ctx context.Context, own pgx.Tx) error {
 	}
 	query, err := u.selected(ctx, own, u.own)
 	if err == nil {
-		err = u.seen.take(ctx, own, query)
+		err = u.inWhere(u.seen.take(ctx, own, query))
 	}
 	if err != nil {
 		return fmt.Errorf("read %s of the sandbox: %w", u.own.Name, err)
@@ -275,7 +275,7 @@ func (u *unit) read(ctx context.Context, tx, own pgx.Tx) error {
 	}
 	query, err := u.selected(ctx, own, u.own)
 	if err == nil {
-		err = stream(ctx, own, "COPY ("+query+") TO STDOUT", tx, "COPY "+u.temp+" ("+list(u.columns, "")+") FROM STDIN", &u.seen)
+		err = u.stream(ctx, own, "COPY ("+query+") TO STDOUT", tx, "COPY "+u.temp+" ("+list(u.columns, "")+") FROM STDIN")
 	}
 	if err != nil {
 		return fmt.Errorf("carry %s: %w", u.own.Name, err)
@@ -293,19 +293,19 @@ func (u *unit) read(ctx context.Context, tx, own pgx.Tx) error {
 // errUnread ends the reading when nobody takes the rows.
 var errUnread = errors.New("the rows were not taken")
 
-// stream copies from one server into another, and takes the digest on the way.
-func stream(ctx context.Context, from pgx.Tx, out string, to pgx.Tx, in string, d *digest) error {
+// stream copies from the sandbox into the copy, and takes the digest on the way.
+func (u *unit) stream(ctx context.Context, from pgx.Tx, out string, to pgx.Tx, in string) error {
 	r, w := io.Pipe()
 	read := make(chan error, 1)
 	go func() {
-		_, err := from.Conn().PgConn().CopyTo(ctx, io.MultiWriter(w, d), out)
+		_, err := from.Conn().PgConn().CopyTo(ctx, io.MultiWriter(w, &u.seen), out)
 		w.CloseWithError(err)
 		read <- err
 	}()
 	_, err := to.Conn().PgConn().CopyFrom(ctx, r, in)
 	r.CloseWithError(errUnread)
 	if readErr := <-read; readErr != nil && !errors.Is(readErr, errUnread) {
-		return readErr
+		return u.inWhere(readErr)
 	}
 	return err
 }

@@ -99,7 +99,7 @@ func (u *unit) holds(ctx context.Context, tx pgx.Tx) error {
 	}
 	var n int64
 	if err := tx.QueryRow(ctx, "SELECT count(*) FROM "+u.from(u.table)+u.where("")).Scan(&n); err != nil {
-		return fmt.Errorf("count %s: %w", u.table.Name, err)
+		return fmt.Errorf("count %s: %w", u.table.Name, u.inWhere(err))
 	}
 	if n == u.given {
 		return nil
@@ -152,7 +152,7 @@ func (c *carrier) makeWay(ctx context.Context, u *unit, leave func(where string)
 	if u.rule.Keep != "" {
 		n, err := leave(u.where(""))
 		if err != nil {
-			return err
+			return u.inWhere(err)
 		}
 		if c.in.FromTarget == nil {
 			u.out.notes = append(u.out.notes, fmt.Sprintf("the sandbox has no rows to keep; %d rows of %s removed", n, u.table.Name))
