@@ -69,7 +69,7 @@ func TestVersions(t *testing.T) {
 	}
 	target := declare("uat", "10.0.38", "62", "10.0.38")
 	target.Databases = map[string]string{"other": "x"}
-	if f := all[1].Check(declare("prod", "10.0.38", "62", "10.0.38"), target); len(f) != 1 || f[0].Code != pack.CodeRoleMissing || f[0].Level != sandglass.Stop {
+	if f := all[1].Check(declare("prod", "10.0.38", "62", "10.0.38"), target); len(f) != 1 || f[0].Code != pack.CodeRoleMissing || f[0].Level != sandglass.Stop || !strings.Contains(f[0].Message, "(dynamics365-finops/pack.yaml, line 9: business:)") {
 		t.Errorf("%+v", f)
 	}
 }
