@@ -119,7 +119,7 @@ func TestPackRules(t *testing.T) {
 	for _, r := range report.Rules {
 		notes[r.Rule] = strings.Join(r.Notes, "; ")
 	}
-	for rule, want := range map[string]string{"own/optional": "There is no table not_there, which the rule own/optional is about (own/pack.yaml, line ", "own/drift": "no column gone_column", "own/closure": "rows of public.invoice referred"} {
+	for rule, want := range map[string]string{"own/optional": "There is no table not_there, which the rule own/optional is about (own/pack.yaml, line 69: table: 'not_there').", "own/drift": "no column gone_column, which the rule own/drift is about (own/pack.yaml, line 77: clear: [mail, gone_column]).", "own/closure": "rows of public.invoice referred"} {
 		if !strings.Contains(notes[rule], want) {
 			t.Errorf("notes of %s: %q", rule, notes[rule])
 		}
