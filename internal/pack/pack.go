@@ -7,6 +7,7 @@
 package pack
 
 import (
+	"cmp"
 	"slices"
 
 	"sandglass"
@@ -104,7 +105,7 @@ type Rule struct {
 
 	// At is where the pack names the rule's table, Does where its action begins.
 	At, Does Place `json:"-" yaml:"-"`
-	// Parts are where the pack writes the values of set, by column, and where.
+	// Parts are where the pack writes each SQL text: by "where", "set.COLUMN", "insert[N].COLUMN".
 	Parts map[string]Place `json:"-" yaml:"-"`
 }
 
@@ -135,6 +136,9 @@ type Text struct {
 
 // Policy names the pack with its version and digest.
 func (p Pack) Policy() string { return p.Name + " " + itoa(p.Version) + " sha256:" + p.Digest }
+
+// Part is where the pack writes the SQL text that Parts names, or else the action.
+func (r Rule) Part(name string) Place { return cmp.Or(r.Parts[name], r.Does) }
 
 // Must says whether a missing database of the role is a failure.
 func (d Database) Must() bool { return d.Required == nil || *d.Required }

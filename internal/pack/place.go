@@ -57,7 +57,12 @@ func (s source) places(part *Pack) {
 		r.At, r.Does = s.place(file, at+".table"), s.place(file, at+"."+r.Action())
 		r.Parts = map[string]Place{"where": s.place(file, at+".where")}
 		for _, column := range sortedKeys(r.Set) {
-			r.Parts[column] = s.place(file, at+".set."+column)
+			r.Parts["set."+column] = s.place(file, at+".set."+quoted(column))
+		}
+		for n, row := range r.Insert {
+			for _, column := range sortedKeys(row) {
+				r.Parts[fmt.Sprintf("insert[%d].%s", n, column)] = s.place(file, fmt.Sprintf("%s.insert[%d].%s", at, n, quoted(column)))
+			}
 		}
 	}
 	for i := range part.Assertions {
@@ -74,6 +79,11 @@ func (s source) places(part *Pack) {
 		}
 		part.Databases[role] = d
 	}
+}
+
+// quoted is a key in a YAML path.
+func quoted(key string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(key) + "'"
 }
 
 func (s source) place(file *ast.File, at string) Place {

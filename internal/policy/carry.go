@@ -165,7 +165,7 @@ func (c *carrier) carry(ctx context.Context, own pgx.Tx, began time.Time) error 
 // makeCarryRecords makes what later readings are compared with, and what tells a pack's
 // assertions which rows are the sandbox's own.
 func makeCarryRecords(ctx context.Context, tx pgx.Tx, run string) error {
-	_, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS sandglass.carried (operation text, rule text, table_name text, columns text[] NOT NULL, rows bigint NOT NULL, digest text NOT NULL, result text NOT NULL,
+	_, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS sandglass.carried (operation text, rule text, table_name text, columns text[] NOT NULL, key text[] NOT NULL, rows bigint NOT NULL, digest text NOT NULL, result text NOT NULL,
 			PRIMARY KEY (operation, rule, table_name));
 		CREATE TABLE IF NOT EXISTS sandglass.merged_rows (operation text, rule text, table_name text, key text, in_both boolean NOT NULL, PRIMARY KEY (operation, rule, table_name, key));
 		COMMENT ON TABLE sandglass.carried IS 'Rows that are the sandbox''s own: digests of what was read from it, and of what the copy got';
@@ -184,11 +184,11 @@ func (c *carrier) recordUnits(ctx context.Context) error {
 	}
 	for _, u := range c.units {
 		result := ""
-		if u.rule.Keep != "" {
+		if u.rule.Keep != "" || u.own.OID != 0 {
 			result = u.kept.String()
 		}
-		if _, err := c.tx.Exec(ctx, `INSERT INTO sandglass.carried (operation, rule, table_name, columns, rows, digest, result) VALUES ($1, $2, $3, coalesce($4::text[], '{}'), $5, $6, $7)`, // no columns: there is no sandbox yet
-			c.in.Run, u.name(), u.table.Name, u.columns, u.given, u.digest(), result); err != nil {
+		if _, err := c.tx.Exec(ctx, `INSERT INTO sandglass.carried (operation, rule, table_name, columns, key, rows, digest, result) VALUES ($1, $2, $3, coalesce($4::text[], '{}'), coalesce($5::text[], '{}'), $6, $7, $8)`, // no columns: there is no sandbox yet
+			c.in.Run, u.name(), u.table.Name, u.columns, u.key, u.given, u.digest(), result); err != nil {
 			return fmt.Errorf("record what was carried: %w", err)
 		}
 	}

@@ -77,6 +77,12 @@ func TestCarryAgain(t *testing.T) {
 			after: "SELECT nextval('public.n')::text", shows: "42"},
 		{name: "gone with production's", copySQL: chain + "INSERT INTO first VALUES (1); INSERT INTO second VALUES (10, 1)", ownSQL: chain + "INSERT INTO second VALUES (10, NULL); INSERT INTO a VALUES (7, 'o', NULL, 10), (8, 'o', NULL, NULL)",
 			rules: ownRule("f", "first", "keep: target") + ownRule("r", "a", "keep: target"), first: "8 o", last: "8 o", missed: "1 rows of the sandbox's public.a stay behind: they refer to rows of production that went"},
+		{name: "merged, and gone with production's", copySQL: chain + "INSERT INTO first VALUES (1); INSERT INTO second VALUES (10, 1)", ownSQL: chain + "INSERT INTO second VALUES (10, NULL); INSERT INTO a VALUES (7, 'o', NULL, 10), (8, 'o', NULL, NULL)",
+			rules: ownRule("f", "first", "keep: target") + ownRule("r", "a", "merge: target"), first: "8 o", last: "8 o", missed: "1 rows of the sandbox's public.a stay behind: they refer to rows of production that went"},
+		{name: "two merges of one value", copySQL: id + "INSERT INTO a VALUES (1, 'p', 'x'), (2, 'p', 'y')", ownSQL: id + "INSERT INTO a VALUES (1, 'o', 'y'), (2, 'q', 'x')", rules: ownRule("r", "a", "merge: target", "columns: [v]") + ownRule("s", "a", "merge: target", "key: [w]", "columns: [v]"),
+			code: policy.CodeTableUnfit, says: "The rule own/r gave 2 rows of the sandbox to public.a, and another rule has given them other values (own/pack.yaml, line 11: merge: target)."},
+		{name: "two merges of the same value", copySQL: id + "INSERT INTO a VALUES (1, 'p', 'x'), (2, 'p', 'y')", ownSQL: id + "INSERT INTO a VALUES (1, 'o', 'x'), (2, 'q', 'y')", rules: ownRule("r", "a", "merge: target", "columns: [v]") + ownRule("s", "a", "merge: target", "key: [w]", "columns: [v]"),
+			first: "1 o x, 2 q y", change: "UPDATE a SET v = 'n' WHERE id = 1", last: "1 n x, 2 q y"},
 		{name: "and it says stop", copySQL: chain + "INSERT INTO first VALUES (1); INSERT INTO second VALUES (10, 1)", ownSQL: chain + "INSERT INTO second VALUES (10, NULL); INSERT INTO a VALUES (7, 'o', NULL, 10)",
 			rules: ownRule("f", "first", "keep: target") + ownRule("r", "a", "keep: target", "on_conflict: stop"), code: policy.CodeCarryConflict, says: "went with those they refer to"},
 		{name: "the same rows twice", copySQL: "CREATE TABLE a (id int, v text, w text)", ownSQL: "CREATE TABLE a (id int, v text, w text); INSERT INTO a VALUES (1, 'o'), (2, 'o')", rules: ownRule("r", "a", "keep: target") + ownRule("s", "a", "where: id = 1", "keep: target"),
@@ -86,10 +92,12 @@ func TestCarryAgain(t *testing.T) {
 		{name: "a condition on other rows", copySQL: id + "CREATE TABLE local (id int)", ownSQL: id + "CREATE TABLE local (id int); INSERT INTO local VALUES (1); INSERT INTO a VALUES (1, 'o')", rules: ownRule("r", "a", "where: id IN (SELECT l.id FROM public.local l)", "keep: target"),
 			code: policy.CodeTableUnfit, says: "gave 1 rows of the sandbox to public.a, and selects 0 there"},
 		{name: "more than a condition", copySQL: id, ownSQL: id + "CREATE TABLE victim (x int)", rules: ownRule("r", "a", "where: 'true)) TO STDOUT; COMMIT; DROP TABLE public.victim; COPY (SELECT id FROM public.a WHERE (true'", "keep: target"),
-			code: policy.CodeRuleFailed, says: "42601", ownAfter: "SELECT to_regclass('public.victim')::text", ownShows: "public.victim"},
+			code: policy.CodeRuleFailed, says: "42601) (own/pack.yaml, line 11: where: ", ownAfter: "SELECT to_regclass('public.victim')::text", ownShows: "public.victim"},
 		{name: "keys in capitals", copySQL: small + "INSERT INTO a VALUES ('one', 'p'), ('Two', 'p')", ownSQL: small + "INSERT INTO a VALUES ('ONE', 'o'), ('three', 'o')", rules: ownRule("r", "a", "merge: target"), first: "ONE o, three o, Two p",
 			change: "UPDATE a SET id = 'THREE' WHERE id = 'three'", last: "ONE o, THREE o, Two p"},
-		{name: "a refusing snapshot column", copySQL: id, ownSQL: id, rules: ownRule("r", "a", "keep: target", "where: nothing > 1"), code: policy.CodeRuleFailed, says: "nothing"},
+		{name: "a refusing snapshot column", copySQL: id, ownSQL: id, rules: ownRule("r", "a", "keep: target", "where: nothing > 1"), code: policy.CodeRuleFailed, says: `Rule own/r failed in database "shop_uat": column "nothing" does not exist (SQLSTATE 42703) (own/pack.yaml, line 12: where: nothing > 1).`},
+		{name: "a condition that divides", copySQL: id, ownSQL: id + "INSERT INTO a VALUES (1)", rules: ownRule("r", "a", "keep: target", "where: 1 / (id - 1) > 0"), code: policy.CodeRuleFailed, says: "22012 (own/pack.yaml, line 12: where: 1 / (id - 1) > 0)"},
+		{name: "a condition that divides in the copy", copySQL: id + "INSERT INTO a VALUES (1)", ownSQL: id, rules: ownRule("r", "a", "keep: target", "where: 1 / (id - 1) > 0"), code: policy.CodeRuleFailed, says: "22012 (own/pack.yaml, line 12: where: 1 / (id - 1) > 0)"},
 	} {
 		database := "shop"
 		if n > 0 {

@@ -4,6 +4,7 @@
 package policy_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -151,6 +152,75 @@ func TestCarryOver(t *testing.T) {
 			t.Errorf("production's %s is still in %v", secret, found)
 		}
 	}
+}
+
+// TestMergeProven changes what a merge took, as a migration would: the proof sees it in the carried columns of the rows
+// that were merged, and nowhere else; before and after the rows are carried again.
+func TestMergeProven(t *testing.T) {
+	t.Parallel()
+	const tables = `CREATE TABLE setting (id int PRIMARY KEY, scope text, name text, value text, size int, UNIQUE (scope, name)); `
+	c, own, in := twoClusters(t, tables+`INSERT INTO setting VALUES (1, 'a', 'url', 'secret', 1), (2, 'a', 'path', 'secret', 2), (3, 'b', 'url', 'production''s', 3)`,
+		tables+`INSERT INTO setting VALUES (11, 'a', 'url', 'own', 11), (12, 'a', 'path', 'own', 12), (13, 'z', 'url', 'own', 13)`)
+	in.Packs = []pack.Pack{ownPack(t, "rules:\n"+ownRule("own", "setting", "where: scope <> 'b'", "merge: target", "key: [name, scope]", "columns: [value]"))}
+	st := staging(c)
+	if _, err := policy.Neutralize(t.Context(), st, in); err != nil {
+		t.Fatal(err, c.Log())
+	}
+	// Each change is taken back at once.
+	look := func(when string) {
+		t.Helper()
+		if stops := prove(t, st, in); stops != nil {
+			t.Errorf("%s: %q", when, stops)
+		}
+		for _, change := range []struct {
+			sql, back string
+			red       bool
+		}{
+			{"UPDATE public.setting SET value = 'other' WHERE id = 1", "UPDATE public.setting SET value = (SELECT value FROM before WHERE id = 1) WHERE id = 1", true},
+			{"UPDATE public.setting SET value = NULL WHERE id = 2", "UPDATE public.setting SET value = (SELECT value FROM before WHERE id = 2) WHERE id = 2", true},
+			{"UPDATE public.setting SET name = 'renamed' WHERE id = 2", "UPDATE public.setting SET name = 'path' WHERE id = 2", true},
+			{"DELETE FROM public.setting WHERE id = 1", "INSERT INTO public.setting SELECT * FROM before WHERE id = 1", true},
+			{"ALTER TABLE public.setting RENAME value TO data", "ALTER TABLE public.setting RENAME data TO value", true},
+			{"ALTER TABLE public.setting DROP CONSTRAINT setting_scope_name_key, DROP CONSTRAINT setting_pkey, ADD note text", "ALTER TABLE public.setting ADD PRIMARY KEY (id), ADD UNIQUE (scope, name), DROP note", false},
+			{"UPDATE public.setting SET size = 99, id = id + 100 WHERE id = 1", "UPDATE public.setting SET size = 1, id = 1 WHERE id = 101", false},
+			{"UPDATE public.setting SET value = 'other' WHERE id = 3", "UPDATE public.setting SET value = 'production''s' WHERE id = 3", false},
+			{"INSERT INTO public.setting VALUES (50, 'a', 'new', 'migration', 1)", "DELETE FROM public.setting WHERE id = 50", false},
+		} {
+			conn, err := st.Connect(t.Context(), "shop_uat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(context.WithoutCancel(t.Context()))
+			for _, sql := range []string{"CREATE TEMP TABLE before AS SELECT * FROM public.setting", change.sql} {
+				if _, err := conn.Exec(t.Context(), sql); err != nil {
+					t.Fatal(sql, err)
+				}
+			}
+			in := in
+			in.Synchronized = true
+			stops := strings.Join(prove(t, st, in), "\n")
+			if red := strings.Contains(stops, "proof.kept_rows: Rows are not the sandbox's own in: shop_uat: public.setting (own/own)"); red != change.red || !red && stops != "" {
+				t.Errorf("%s, %s: red %t: %s", when, change.sql, red, stops)
+			}
+			in.Environment.Accept = []sandglass.Code{policy.CodeKeptRows} // a migration that means it
+			if stops := prove(t, st, in); stops != nil {
+				t.Errorf("%s, %s, accepted: %q", when, change.sql, stops)
+			}
+			if _, err := conn.Exec(t.Context(), change.back); err != nil {
+				t.Fatal(change.back, err)
+			}
+			conn.Close(t.Context())
+		}
+	}
+	look("neutralized")
+	own.Exec(t, "shop_uat", `UPDATE setting SET value = 'newer' WHERE id = 11`)
+	if again, err := policy.CarryAgain(t.Context(), st, in); err != nil || len(again.Rules) != 1 {
+		t.Fatalf("again: %+v %v", again, err)
+	}
+	if got := ask(t, c, "shop_uat", `SELECT concat_ws(' ', id, scope, name, value, size) FROM public.setting ORDER BY id`); got != "1 a url newer 1, 2 a path own 2, 3 b url production's 3" {
+		t.Errorf("carried again: %s", got)
+	}
+	look("carried again")
 }
 
 // TestFinopsOwnRows restores an ERP into a running one: its servers, printers, mail server, administrator and tenant stay.

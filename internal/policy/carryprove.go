@@ -1,5 +1,5 @@
-// The proof of carry-over: a table that keeps the sandbox's own rows holds exactly those the
-// sandbox had, as far as the copy can hold them.
+// The proof of carry-over: the rows that are the sandbox's own are those it had, as far as the copy can hold them. A table
+// with keep holds exactly these; of rows that a merge took, the carried columns count.
 
 package policy
 
@@ -15,19 +15,14 @@ import (
 	"sandglass/internal/pack"
 )
 
-// CodeKeptRows is the finding on tables whose rows are to be the sandbox's own.
+// CodeKeptRows is the finding on rows that are to be the sandbox's own.
 const CodeKeptRows sandglass.Code = "proof.kept_rows"
 
-// kept compares what rules of kind keep are about with what was carried.
+// kept compares what rules keep and merge are about with what was carried.
 func (p *prover) kept(ctx context.Context, conn *pgx.Conn, database string) error {
 	rules := p.in.carryRules(database)
 	if len(rules) == 0 {
 		return nil
-	}
-	type row struct {
-		Rule, Table string
-		Columns     []string
-		Result      string
 	}
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
@@ -38,19 +33,19 @@ func (p *prover) kept(ctx context.Context, conn *pgx.Conn, database string) erro
 	if err := tx.QueryRow(ctx, `SELECT to_regclass('sandglass.carried') IS NOT NULL`).Scan(&recorded); err != nil || !recorded {
 		return err // proof.rules_done says so
 	}
-	rows, err := structs[row](ctx, tx, `SELECT rule, table_name, columns, result FROM sandglass.carried WHERE operation = $1 AND result <> '' ORDER BY 1, 2`, p.in.Run)
+	all, err := structs[carried](ctx, tx, `SELECT rule, table_name, columns, key, result FROM sandglass.carried WHERE operation = $1 AND result <> '' ORDER BY 1, 2`, p.in.Run)
 	if err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, snapshotSettings); err != nil {
 		return err
 	}
-	for _, r := range rows {
+	for _, r := range all {
 		i := slices.IndexFunc(rules, func(c carryRule) bool { return c.name() == r.Rule })
 		if i < 0 {
 			continue
 		}
-		same, err := sameAsCarried(ctx, tx, rules[i], r.Table, r.Columns, r.Result)
+		same, err := r.same(ctx, tx, rules[i], p.in.Run)
 		if err != nil {
 			return err
 		}
@@ -61,21 +56,28 @@ func (p *prover) kept(ctx context.Context, conn *pgx.Conn, database string) erro
 	return nil
 }
 
-// sameAsCarried says whether the table, if it and its columns are still there, holds what was carried.
-func sameAsCarried(ctx context.Context, tx pgx.Tx, c carryRule, table string, columns []string, result string) (bool, error) {
-	u := &unit{carryRule: c, columns: columns}
+// carried is a row of sandglass.carried.
+type carried struct {
+	Rule, Table  string
+	Columns, Key []string
+	Result       string
+}
+
+// same says whether the table, if it and its columns are still there, holds what was carried.
+func (r carried) same(ctx context.Context, tx pgx.Tx, c carryRule, run string) (bool, error) {
+	u := &unit{carryRule: c, columns: r.Columns, key: r.Key}
 	found, err := structs[relation](ctx, tx, `SELECT c.oid, relkind::text, $1 FROM pg_class c WHERE oid = to_regclass($1)
-		AND NOT EXISTS (SELECT FROM unnest($2::text[]) name WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped))`, table, columns)
+		AND NOT EXISTS (SELECT FROM unnest($2::text[]) name WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped))`, r.Table, r.Columns)
 	if err != nil || len(found) == 0 {
 		return false, err
 	}
 	u.table = found[0]
-	d, err := u.result(ctx, tx)
-	return d.String() == result, err
+	d, err := u.result(ctx, tx, run)
+	return d.String() == r.Result, err
 }
 
 func (p *prover) keptFinding() sandglass.Finding {
-	return p.finding(assertion{code: CodeKeptRows, waivable: true, says: "Tables that keep the sandbox's own rows hold exactly those.", fails: "Rows are not the sandbox's own in"}, p.strange)
+	return p.finding(assertion{code: CodeKeptRows, waivable: true, says: "The rows that stay the sandbox's own are as they were carried.", fails: "Rows are not the sandbox's own in"}, p.strange)
 }
 
 // proveCarried repeats, after carrying again, the proof of the tables that one database's rules are about.

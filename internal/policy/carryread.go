@@ -33,7 +33,7 @@ type unit struct {
 	seen    digest   // of the sandbox's rows
 	left    []leftRows
 	given   int64  // rows that the copy got
-	kept    digest // of the copy's rows, in the end; of a keep
+	kept    digest // of the copy's rows that are the sandbox's own, in the end
 	// sequences are the last values of the sandbox's sequences, by column.
 	sequences map[string]int64
 }
@@ -230,14 +230,14 @@ const indexOperators = `SELECT array_agg(format('OPERATOR(%I.%s)', nspname, oprn
 	JOIN pg_opclass ON pg_opclass.oid = o JOIN pg_amop ON amopfamily = opcfamily AND amoplefttype = opcintype AND amoprighttype = opcintype AND amopstrategy = 3
 	JOIN pg_operator ON pg_operator.oid = amopopr JOIN pg_namespace ON pg_namespace.oid = oprnamespace`
 
-// selected is the COPY that gives the rows of one side. The server reads the query alone first: what is prepared
+// selected is the query that gives the rows of one side, for COPY. The server reads it alone first: what is prepared
 // is one statement, while COPY goes through a protocol that takes several.
 func (u *unit) selected(ctx context.Context, tx pgx.Tx, t relation) (string, error) {
 	query := "SELECT " + list(u.columns, "") + " FROM " + u.from(t) + u.where("")
 	if _, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil); err != nil {
-		return "", err
+		return "", u.inWhere(err)
 	}
-	return "COPY (" + query + ") TO STDOUT", nil
+	return query, nil
 }
 
 // list are columns, quoted, each with a prefix.
@@ -254,9 +254,9 @@ func (u *unit) look(ctx context.Context, own pgx.Tx) error {
 	if u.own.OID == 0 || len(u.columns) == 0 {
 		return nil
 	}
-	sql, err := u.selected(ctx, own, u.own)
+	query, err := u.selected(ctx, own, u.own)
 	if err == nil {
-		_, err = own.Conn().PgConn().CopyTo(ctx, &u.seen, sql)
+		err = u.inWhere(u.seen.take(ctx, own, query))
 	}
 	if err != nil {
 		return fmt.Errorf("read %s of the sandbox: %w", u.own.Name, err)
@@ -273,9 +273,9 @@ func (u *unit) read(ctx context.Context, tx, own pgx.Tx) error {
 	if u.own.OID == 0 || len(u.columns) == 0 {
 		return nil
 	}
-	sql, err := u.selected(ctx, own, u.own)
+	query, err := u.selected(ctx, own, u.own)
 	if err == nil {
-		err = stream(ctx, own, sql, tx, "COPY "+u.temp+" ("+list(u.columns, "")+") FROM STDIN", &u.seen)
+		err = u.stream(ctx, own, "COPY ("+query+") TO STDOUT", tx, "COPY "+u.temp+" ("+list(u.columns, "")+") FROM STDIN")
 	}
 	if err != nil {
 		return fmt.Errorf("carry %s: %w", u.own.Name, err)
@@ -293,19 +293,19 @@ func (u *unit) read(ctx context.Context, tx, own pgx.Tx) error {
 // errUnread ends the reading when nobody takes the rows.
 var errUnread = errors.New("the rows were not taken")
 
-// stream copies from one server into another, and takes the digest on the way.
-func stream(ctx context.Context, from pgx.Tx, out string, to pgx.Tx, in string, d *digest) error {
+// stream copies from the sandbox into the copy, and takes the digest on the way.
+func (u *unit) stream(ctx context.Context, from pgx.Tx, out string, to pgx.Tx, in string) error {
 	r, w := io.Pipe()
 	read := make(chan error, 1)
 	go func() {
-		_, err := from.Conn().PgConn().CopyTo(ctx, io.MultiWriter(w, d), out)
+		_, err := from.Conn().PgConn().CopyTo(ctx, io.MultiWriter(w, &u.seen), out)
 		w.CloseWithError(err)
 		read <- err
 	}()
 	_, err := to.Conn().PgConn().CopyFrom(ctx, r, in)
 	r.CloseWithError(errUnread)
 	if readErr := <-read; readErr != nil && !errors.Is(readErr, errUnread) {
-		return readErr
+		return u.inWhere(readErr)
 	}
 	return err
 }
@@ -351,11 +351,22 @@ func (u *unit) digest() string {
 	return u.seen.String()
 }
 
-// result is of the copy's rows that a keep is about.
-func (u *unit) result(ctx context.Context, tx pgx.Tx) (d digest, err error) {
-	sql, err := u.selected(ctx, tx, u.table)
-	if err == nil {
-		_, err = tx.Conn().PgConn().CopyTo(ctx, &d, sql)
+// take adds the rows of a query to the digest.
+func (d *digest) take(ctx context.Context, tx pgx.Tx, query string) error {
+	_, err := tx.Conn().PgConn().CopyTo(ctx, d, "COPY ("+query+") TO STDOUT")
+	return err
+}
+
+// result is of the copy's rows that are the sandbox's own: those that a keep is about, or those whose keys a merge has noted.
+func (u *unit) result(ctx context.Context, tx pgx.Tx, run string) (d digest, err error) {
+	if u.rule.Merge != "" {
+		err = d.take(ctx, tx, "SELECT "+list(u.columns, ident(u.alias())+".")+" FROM "+u.from(u.table)+" WHERE "+u.keyText(ident(u.alias()))+
+			" IN (SELECT m.key FROM sandglass.merged_rows m WHERE m.operation = "+literal(run)+" AND m.rule = "+literal(u.name())+" AND m.table_name = "+literal(u.table.Name)+")")
+	} else {
+		var query string
+		if query, err = u.selected(ctx, tx, u.table); err == nil {
+			err = d.take(ctx, tx, query)
+		}
 	}
 	if err != nil {
 		return d, fmt.Errorf("read %s of the copy: %w", u.table.Name, err)

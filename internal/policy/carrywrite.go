@@ -53,7 +53,7 @@ func (c *carrier) give(ctx context.Context) error {
 		}
 	}
 	for _, u := range c.units {
-		if err := u.selects(ctx, c.tx); err != nil {
+		if err := u.holds(ctx, c.tx); err != nil {
 			return err
 		}
 	}
@@ -73,30 +73,47 @@ func (c *carrier) give(ctx context.Context) error {
 	return c.lost(ctx)
 }
 
-// selects refuses a keep whose condition selects other rows in the copy than it did in the sandbox: what was given
-// once could not be taken back when it is carried again.
-func (u *unit) selects(ctx context.Context, tx pgx.Tx) error {
-	if u.rule.Keep == "" {
+// holds refuses what the rules' own words contradict: a keep whose condition selects other rows in the copy than it did
+// in the sandbox (what was given once could not be taken back when it is carried again), and a merge whose rows another
+// rule has given other values.
+func (u *unit) holds(ctx context.Context, tx pgx.Tx) error {
+	refused := func(format string, args ...any) error {
+		return &sandglass.Error{Code: CodeTableUnfit, Op: "neutralize", Message: fmt.Sprintf(format, args...) + u.rule.Does.Quoted() + ".",
+			Remedy: fmt.Sprintf("Correct the pack %s: the rule's condition must depend on the row alone, and no other rule may give the same rows.", u.pack.Name)}
+	}
+	if u.rule.Merge != "" {
+		var given, has digest
+		if u.own.OID == 0 {
+			return nil
+		}
+		if err := given.take(ctx, tx, "SELECT "+list(u.columns, "")+" FROM "+u.temp); err != nil {
+			return fmt.Errorf("read what %s got: %w", u.table.Name, err)
+		}
+		if err := has.take(ctx, tx, "SELECT "+list(u.columns, ident(u.alias())+".")+" FROM "+u.from(u.table)+" WHERE "+u.matched(ident(u.alias()))); err != nil {
+			return fmt.Errorf("read what %s has: %w", u.table.Name, err)
+		}
+		if given.String() != has.String() {
+			return refused("The rule %s gave %d rows of the sandbox to %s, and another rule has given them other values", u.name(), u.given, u.table.Name)
+		}
 		return nil
 	}
 	var n int64
 	if err := tx.QueryRow(ctx, "SELECT count(*) FROM "+u.from(u.table)+u.where("")).Scan(&n); err != nil {
-		return fmt.Errorf("count %s: %w", u.table.Name, err)
+		return fmt.Errorf("count %s: %w", u.table.Name, u.inWhere(err))
 	}
 	if n == u.given {
 		return nil
 	}
-	return &sandglass.Error{Code: CodeTableUnfit, Op: "neutralize", Message: fmt.Sprintf("The rule %s gave %d rows of the sandbox to %s, and selects %d there%s.", u.name(), u.given, u.table.Name, n, u.rule.Does.Quoted()),
-		Remedy: fmt.Sprintf("Correct the pack %s: the rule's condition must depend on the row alone, and no other rule may give the same rows.", u.pack.Name)}
+	return refused("The rule %s gave %d rows of the sandbox to %s, and selects %d there", u.name(), u.given, u.table.Name, n)
 }
 
-// lost looks at what the copy has in the end, and tells of kept rows that went with production's rows they refer to.
+// lost looks at what the copy has in the end, and tells of rows that went with production's rows they refer to.
 func (c *carrier) lost(ctx context.Context) (err error) {
 	for _, u := range c.units {
-		if u.rule.Keep == "" {
-			continue
+		if u.rule.Merge != "" && u.own.OID == 0 {
+			continue // nothing was merged
 		}
-		if u.kept, err = u.result(ctx, c.tx); err != nil {
+		if u.kept, err = u.result(ctx, c.tx, c.in.Run); err != nil {
 			return err
 		}
 		if n := u.given - u.kept.rows; n > 0 {
@@ -135,7 +152,7 @@ func (c *carrier) makeWay(ctx context.Context, u *unit, leave func(where string)
 	if u.rule.Keep != "" {
 		n, err := leave(u.where(""))
 		if err != nil {
-			return err
+			return u.inWhere(err)
 		}
 		if c.in.FromTarget == nil {
 			u.out.notes = append(u.out.notes, fmt.Sprintf("the sandbox has no rows to keep; %d rows of %s removed", n, u.table.Name))

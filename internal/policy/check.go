@@ -89,55 +89,16 @@ func (c checker) rule(ctx context.Context, r pack.Rule) (sandglass.RuleCheck, er
 			return out, nil
 		}
 	}
-	for _, s := range c.statements(r, t, columns) {
+	for _, s := range partsOf(r, t, columns) {
 		if said, err := c.prepare(ctx, s.sql); err != nil {
 			return out, err
 		} else if said != nil {
-			out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, cmp.Or(s.at, r.At.Short())
+			out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, cmp.Or(s.at, r.At).Short()
 			out.Message = fmt.Sprintf("The rule %s fails on %s: %s (SQLSTATE %s).", out.Rule, t.Name, said.Message, said.Code)
 			return out, nil
 		}
 	}
 	return out, c.count(ctx, r, t, columns, &out)
-}
-
-// checked is a statement that a rule will run, or a part of it, with its place in the pack.
-type checked struct{ sql, at string }
-
-// statements are what the rule will run, one for each column, so that what is wrong can be told.
-func (c checker) statements(r pack.Rule, t relation, columns []attribute) []checked {
-	var all []checked
-	if r.Where != "" {
-		all = append(all, checked{"SELECT FROM " + t.Name + " AS " + ident(bareName(r.Table)) + whereOf(r, ""), r.Parts["where"].Short()})
-	}
-	switch r.Action() {
-	case "set":
-		for _, col := range columns {
-			all = append(all, checked{"UPDATE " + t.Name + " SET " + ident(col.Name) + " = (\n" + r.Set[col.Name] + "\n)", r.Parts[col.Name].Short()})
-		}
-	case "insert":
-		for _, row := range r.Insert {
-			var names, values []string
-			for _, name := range sortedKeys(row) {
-				names, values = append(names, ident(name)), append(values, "(\n"+row[name]+"\n)")
-			}
-			all = append(all, checked{"INSERT INTO " + t.Name + " (" + strings.Join(names, ", ") + ") OVERRIDING SYSTEM VALUE SELECT " + strings.Join(values, ", "), r.Does.Short()})
-		}
-	}
-	return all
-}
-
-func whereOf(r pack.Rule, more string) string {
-	var all []string
-	for _, w := range []string{r.Where, more} {
-		if w != "" {
-			all = append(all, "(\n"+w+"\n)")
-		}
-	}
-	if all == nil {
-		return ""
-	}
-	return " WHERE " + strings.Join(all, " AND ")
 }
 
 // count counts the rows that the rule would touch.
@@ -154,7 +115,7 @@ func (c checker) count(ctx context.Context, r pack.Rule, t relation, columns []a
 		}
 		more = strings.Join(not, " OR ")
 	}
-	sql := "SELECT count(*) FROM " + t.Name + " AS " + ident(bareName(r.Table)) + whereOf(r, more)
+	sql := "SELECT count(*) FROM " + t.Name + " AS " + ident(bareName(r.Table)) + conditions(r.Where, more)
 	err := c.conn.QueryRow(ctx, sql).Scan(&out.Rows)
 	said, refused := errors.AsType[*pgconn.PgError](err)
 	if !refused {
@@ -167,7 +128,7 @@ func (c checker) count(ctx context.Context, r pack.Rule, t relation, columns []a
 			out.Code, out.Message = CodeNotCounted, fmt.Sprintf("The rows of %s were not counted: %s.", t.Name, notCounted(said))
 		}
 	default:
-		out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, cmp.Or(r.Parts["where"].Short(), r.At.Short())
+		out.Level, out.Code, out.At = sandglass.Stop, CodeExpression, r.Part("where").Short()
 		out.Message = fmt.Sprintf("The rule %s fails on %s: %s.", out.Rule, t.Name, refusal(said))
 	}
 	return nil
@@ -217,7 +178,7 @@ func withRecords(query string) string {
 	if !ourRecords.MatchString(query) {
 		return query
 	}
-	return `WITH carried (operation, rule, table_name, columns, rows, digest, result) AS (SELECT ''::text, ''::text, ''::text, '{}'::text[], 0::bigint, ''::text, ''::text WHERE false),
+	return `WITH carried (operation, rule, table_name, columns, key, rows, digest, result) AS (SELECT ''::text, ''::text, ''::text, '{}'::text[], '{}'::text[], 0::bigint, ''::text, ''::text WHERE false),
 		merged_rows (operation, rule, table_name, key, in_both) AS (SELECT ''::text, ''::text, ''::text, ''::text, false WHERE false),
 		origin (operation, source, target, moment, policies, at) AS (SELECT ''::text, ''::text, ''::text, ''::text, '{}'::text[], now() WHERE false),
 		changed_columns (operation, policy, rule, table_name, column_name, action, rows) AS (SELECT ''::text, ''::text, ''::text, ''::text, ''::text, ''::text, 0::bigint WHERE false)

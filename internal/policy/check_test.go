@@ -40,6 +40,13 @@ rules:
   - {name: division, why: w, database: business, table: customer, clear: [mail], where: 1 / (id - 1) > 0}
   - {name: own, why: w, database: business, table: customer, keep: target, where: id < 3}
   - {name: rows, why: w, database: business, table: app.jobs, insert: [{id: "1"}, {id: "now()"}]}
+  - name: condition-of-insert
+    why: w
+    database: business
+    table: app.jobs
+    where: id = 1
+    insert:
+      - {id: "1"}
   - {name: elsewhere, why: w, database: reporting, table: figures, empty: true}
 assertions:
   - {name: none, why: w, database: business, query: SELECT count(*) FROM public.customer, expect: "0"}
@@ -87,20 +94,21 @@ func TestCheck(t *testing.T) {
 		return got
 	}
 	want := map[string]row{
-		"rule shop/mails":     {"shop/pack.yaml:7", sandglass.OK, "", 3},
-		"rule shop/some":      {"shop/pack.yaml:8", sandglass.OK, "", 3},
-		"rule shop/all":       {"shop/pack.yaml:9", sandglass.OK, "", 2},
-		"rule shop/missing":   {"shop/pack.yaml:10", sandglass.Stop, policy.CodeTableMissing, -1},
-		"rule shop/optional":  {"shop/pack.yaml:11", sandglass.Warning, policy.CodeTableMissing, -1},
-		"rule shop/column":    {"shop/pack.yaml:12", sandglass.Stop, policy.CodeColumnMissing, -1},
-		"rule shop/mismatch":  {"shop/pack.yaml:19", sandglass.Stop, policy.CodeExpression, -1},
-		"rule shop/condition": {"shop/pack.yaml:24", sandglass.Stop, policy.CodeExpression, -1},
-		"rule shop/division":  {"shop/pack.yaml:26", sandglass.Stop, policy.CodeExpression, -1},
-		"rule shop/own":       {"shop/pack.yaml:27", sandglass.OK, "", 2},
-		"rule shop/rows":      {"shop/pack.yaml:28", sandglass.Stop, policy.CodeExpression, -1},
-		"assertion shop/none": {"shop/pack.yaml:31", sandglass.OK, "", -1}, "assertion shop/wrong": {"shop/pack.yaml:32", sandglass.Stop, policy.CodeExpression, -1},
-		"assertion shop/records": {"shop/pack.yaml:33", sandglass.OK, "", -1}, "assertion shop/no-record": {"shop/pack.yaml:34", sandglass.Stop, policy.CodeExpression, -1},
-		"quiesce shop/quiet": {"shop/pack.yaml:36", sandglass.Warning, policy.CodeTableMissing, -1},
+		"rule shop/mails":               {"shop/pack.yaml:7", sandglass.OK, "", 3},
+		"rule shop/some":                {"shop/pack.yaml:8", sandglass.OK, "", 3},
+		"rule shop/all":                 {"shop/pack.yaml:9", sandglass.OK, "", 2},
+		"rule shop/missing":             {"shop/pack.yaml:10", sandglass.Stop, policy.CodeTableMissing, -1},
+		"rule shop/optional":            {"shop/pack.yaml:11", sandglass.Warning, policy.CodeTableMissing, -1},
+		"rule shop/column":              {"shop/pack.yaml:12", sandglass.Stop, policy.CodeColumnMissing, -1},
+		"rule shop/mismatch":            {"shop/pack.yaml:19", sandglass.Stop, policy.CodeExpression, -1},
+		"rule shop/condition":           {"shop/pack.yaml:24", sandglass.Stop, policy.CodeExpression, -1},
+		"rule shop/division":            {"shop/pack.yaml:26", sandglass.Stop, policy.CodeExpression, -1},
+		"rule shop/own":                 {"shop/pack.yaml:27", sandglass.OK, "", 2},
+		"rule shop/rows":                {"shop/pack.yaml:28", sandglass.Stop, policy.CodeExpression, -1},
+		"rule shop/condition-of-insert": {"shop/pack.yaml:33", sandglass.Stop, policy.CodeExpression, -1},
+		"assertion shop/none":           {"shop/pack.yaml:38", sandglass.OK, "", -1}, "assertion shop/wrong": {"shop/pack.yaml:39", sandglass.Stop, policy.CodeExpression, -1},
+		"assertion shop/records": {"shop/pack.yaml:40", sandglass.OK, "", -1}, "assertion shop/no-record": {"shop/pack.yaml:41", sandglass.Stop, policy.CodeExpression, -1},
+		"quiesce shop/quiet": {"shop/pack.yaml:43", sandglass.Warning, policy.CodeTableMissing, -1},
 	}
 	if diff := cmp.Diff(want, check(c.ConnString("postgres"))); diff != "" {
 		t.Error(diff)

@@ -7,6 +7,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,6 +60,7 @@ var erpFixtures = []struct{ rule, columns, table, want, after string }{
 	{"merchant-properties", "connectorname, securemerchantproperties", "creditcardaccountsetup", `c \x7365637265742d6361726473`, "c -"},
 	{"exchange-rate-providers", "key, value", "exchangerateproviderconfigurationdetails", "ServiceKey secret-rates", "ServiceKey -"},
 	{"fiscal-establishments", "fiscalestablishmentid, consumerefdoccsc", "fiscalestablishment_br", "f secret-csc", "f -"},
+	{"fiscal-establishment-codes", "consumerefdoccsctoken, technicalresponsiblecsrt", "fiscalestablishment_br", `000001 \x7365637265742d63737274`, "- -"},
 	{"fiscal-establishments-staging", "recid, csc", "fiscalestablishmentstaging", "1 secret-csc-staging", "1 "},
 	{"person-numbers", "recid, personidentificationnumber", "hcmpersonidentificationnumber", "1 secret-person", "1 "},
 	{"person-numbers-hire", "recid, personidentificationnumber", "hcmworkeractionhire", "1 secret-hire", "1 -"},
@@ -72,7 +74,7 @@ var erpFixtures = []struct{ rule, columns, table, want, after string }{
 	{"maintenance-mode", "parm, value", "sqlsystemvariables", "CONFIGURATIONMODE 1; OTHER 1", "CONFIGURATIONMODE 0; OTHER 1"},
 	{"database-log", "data", "databaselog", "secret-old-value", ""},
 	{"dual-write-projects", "externalenvironmenturl", "dualwriteprojectconfiguration", "https://secret-crm.example", ""},
-	{"dual-write-fields", "servicebusconnectionstring", "dualwriteprojectfieldconfiguration", "secret-bus", ""},
+	{"dual-write-fields", "servicebusconnectionstring, storageaccountsasconnectionstring", "dualwriteprojectfieldconfiguration", "secret-bus secret-storage", ""},
 	{"event-endpoints", "name", "businesseventsendpoint", "secret-endpoint", ""},
 	{"event-endpoints-azure", "azureappsecret", "businesseventsazureendpoint", "secret-app", ""},
 	{"event-endpoints-event-hub", "azureappsecret", "businesseventseventhubendpoint", "secret-hub", ""},
@@ -93,10 +95,11 @@ var erpFixtures = []struct{ rule, columns, table, want, after string }{
 		"store secret-store-db u secret-store-pw secret-store-conn su1 <server>secret-store-db</server>", "store - - - - - -"},
 	{"commerce-transaction-service", "profileid, centraltableserver, userid, postspassword, servicehosturl, aosurl", "retailtransactionserviceprofile",
 		"000001 secret-central secret-ts-user secret-ts-pw https://secret-ts.example https://secret-aos.example", "000001 - -  - -"},
-	{"commerce-transaction-service", "serverservicename, servercertificatedns, issueruri, azureauthority, azureresource", "retailtransactionserviceprofile",
-		"secret-ts secret-dns.example https://secret-sts.example https://secret-login.example https://secret-erp.example", "- - - - -"},
+	{"commerce-transaction-service", "serverservicename, servercertificatedns, issueruri, azureauthority, azureresource, retailtsdata", "retailtransactionserviceprofile",
+		"secret-ts secret-dns.example https://secret-sts.example https://secret-login.example https://secret-erp.example secret-tsdata", "- - - - - -"},
 	{"commerce-scale-units", "id", "retailscaleunit", "SU-prod; SU-system", "SU-system"},
 	{"commerce-channel-profiles", "name", "retailchannelprofile", "Default; secret-rcsu", "Default"},
+	{"commerce-channel-properties", "channelprofile, value", "retailchannelprofileproperty", "1 https://secret-default.example/commerce; 2 https://secret-rcsu.example/commerce", ""},
 	{"commerce-parameters", "recid", "retailsharedparameters", "1", ""},
 	{"commerce-hardware", "profileid, securemerchantproperties", "retailhardwareprofile", `h1 \x7365637265742d7465726d`, "h1 -"},
 	{"commerce-hardware-hosts", "profileid, eftservername, eftuserid, eftpassword, eftdata, eftmerchantproperties, eftconnectorproperties, cctvhostname, pharmacyhost, dualdisplaybrowserurl, dualdisplayimagepath, imagepath",
@@ -189,6 +192,19 @@ func TestFinopsPack(t *testing.T) {
 	}
 	if stops := levels(findings, sandglass.Stop); stops != nil {
 		t.Errorf("stops: %q", stops)
+	}
+	secrets, err := policy.ReadSecrets(t.Context(), st, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var secret []string
+	for _, s := range secrets.Values {
+		secret = append(secret, string(s.Value))
+	}
+	slices.Sort(secret)
+	if diff := cmp.Diff([]string{"secret-access", "secret-app", "secret-bus", "secret-cards", "secret-csc", "secret-csc-staging", "secret-csrt", "secret-eft-pw", "secret-hire", "secret-hub", "secret-pbi-key",
+		"secret-person", "secret-rates", "secret-refresh", "secret-smtp", "secret-storage", "secret-store-conn", "secret-store-pw", "secret-term", "secret-ts-pw"}, secret); diff != "" {
+		t.Error("what must be found nowhere", diff)
 	}
 	// The copy as it came, under its final name: every assertion fails.
 	asIs := in

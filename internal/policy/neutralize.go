@@ -221,6 +221,9 @@ func (j *job) runIn(ctx context.Context, conn *pgx.Conn, database string, rules 
 	for _, r := range rules {
 		j.progress(r.what)
 		if err := j.run(ctx, conn, database, r); err != nil {
+			if r.of != nil {
+				err = failedIn{r.name, blame(ctx, conn, *r.of, err), err}
+			}
 			return ruleError(r, database, err)
 		}
 		j.done++
@@ -303,14 +306,17 @@ func ruleError(r rule, database string, err error) error {
 	if _, ok := errors.AsType[*sandglass.Error](err); ok || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("rule %s in database %q: %w", r.name, database, err)
 	}
-	said := ""
+	said, in := "", failedIn{rule: r.name}
+	if f, ok := errors.AsType[failedIn](err); ok {
+		in = f
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		said = " (SQLSTATE " + pgErr.Code + ")"
 		if r.database != "" {
-			said = ": " + refusal(pgErr) + r.at.Quoted()
+			said = ": " + refusal(pgErr) + in.at.Quoted()
 		}
 	}
 	return &sandglass.Error{Code: CodeRuleFailed, Op: "neutralize",
-		Message: fmt.Sprintf("Rule %s failed in database %q%s.", r.name, database, said),
+		Message: fmt.Sprintf("Rule %s failed in database %q%s.", in.rule, database, said),
 		Remedy:  "The copy is discarded and the sandbox is as it was. PostgreSQL's own message is in the operation's log (`sandglass ops logs`).", Err: err}
 }

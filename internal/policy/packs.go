@@ -74,7 +74,7 @@ func (in Input) packDatabases() []string {
 
 func packRule(p pack.Pack, r pack.Rule, database string) rule {
 	name := p.Name + "/" + r.Name
-	return rule{name: name, what: DescribeRule(r, database), why: r.Why, database: database, at: r.Does,
+	return rule{name: name, what: DescribeRule(r, database), why: r.Why, database: database, of: &r,
 		plain: func(ctx context.Context, j *job, conn *pgx.Conn, o *outcome) error {
 			return j.inRanges(ctx, conn, p, r, o)
 		},

@@ -43,6 +43,7 @@ INSERT INTO visit VALUES (1, 'a'), (2, 'b'), (3, 'b');
 CREATE TABLE alone (x int); INSERT INTO alone VALUES (1), (2);
 CREATE TABLE target (id int PRIMARY KEY); CREATE TABLE refers (id int REFERENCES target); INSERT INTO target VALUES (1); INSERT INTO refers VALUES (NULL);
 CREATE SCHEMA "Odd ""one"; CREATE TABLE "Odd ""one"."T" ("A b" int, doc jsonb NOT NULL DEFAULT '{"a":1}'); INSERT INTO "Odd ""one"."T" VALUES (1);
+CREATE TABLE odd (x int, "where" int, "it's" int); INSERT INTO odd VALUES (1);
 CREATE UNLOGGED TABLE fast (x int); INSERT INTO fast VALUES (1);`
 
 func makeShop(t testing.TB) (*pgtest.Cluster, policy.Input) {
@@ -118,7 +119,7 @@ func TestPackRules(t *testing.T) {
 	for _, r := range report.Rules {
 		notes[r.Rule] = strings.Join(r.Notes, "; ")
 	}
-	for rule, want := range map[string]string{"own/optional": "There is no table not_there, which the rule own/optional is about (own/pack.yaml, line ", "own/drift": "no column gone_column", "own/closure": "rows of public.invoice referred"} {
+	for rule, want := range map[string]string{"own/optional": "There is no table not_there, which the rule own/optional is about (own/pack.yaml, line 69: table: 'not_there').", "own/drift": "no column gone_column, which the rule own/drift is about (own/pack.yaml, line 77: clear: [mail, gone_column]).", "own/closure": "rows of public.invoice referred"} {
 		if !strings.Contains(notes[rule], want) {
 			t.Errorf("notes of %s: %q", rule, notes[rule])
 		}
@@ -144,7 +145,20 @@ func TestPackRefusals(t *testing.T) {
 		{"failing expression", ownRule("r", "part", "set:", "  mail: no_such_function(mail)"), policy.CodeRuleFailed, "no_such_function", "line 12: mail: no_such_function(mail)"},
 		{"type mismatch", ownRule("r", "made", "set:", "  n: \"'2020-01-01'::date\""), policy.CodeRuleFailed, "type", "line 12: n: \"'2020-01-01'::date\""},
 		{"division", ownRule("r", "made", "set:", "  n: 1 / 0"), policy.CodeRuleFailed, "22012", "line 12: n: 1 / 0"},
-		{"second statement", ownRule("r", "made", "where: 'true); DROP TABLE public.alone; SELECT (1'", "set:", "  n: 1"), policy.CodeRuleFailed, "42601", "line 13: n: 1"},
+		{"second statement", ownRule("r", "made", "where: 'true); DROP TABLE public.alone; SELECT (1'", "set:", "  n: 1"), policy.CodeRuleFailed, "42601", "line 11: where: 'true); DROP TABLE public.alone; SELECT (1'"},
+		{"failing where", ownRule("r", "made", "where: nothing = 1", "set:", "  n: 1"), policy.CodeRuleFailed, `column "nothing" does not exist`, "line 11: where: nothing = 1"},
+		{"where that divides", ownRule("r", "made", "where: 1 / (id - 1) > 0", "clear: [mail]"), policy.CodeRuleFailed, "22012", "line 11: where: 1 / (id - 1) > 0"},
+		{"where over lines", ownRule("r", "made", "where: >-", "  mail <> ''", "  AND 1 / (id - 1) > 0", "set:", "  n: 1"), policy.CodeRuleFailed, "22012", "line 11: where: >-"},
+		{"second value of set", ownRule("r", "made", "where: id > 0", "set:", "  mail: \"'x'\"", "  n: 1 / (id - 1)"), policy.CodeRuleFailed, "22012", "line 14: n: 1 / (id - 1)"},
+		{"odd column", ownRule("r", `Odd "one.T`, "set:", "  doc: \"'{}'\"", "  'A b': 1 / 0"), policy.CodeRuleFailed, "22012", "line 13: 'A b': 1 / 0"},
+		{"a column called where", ownRule("r", "odd", "where: x = 1", "set:", "  where: 1 / 0", "  it's: 1"), policy.CodeRuleFailed, "22012", "line 13: where: 1 / 0"},
+		{"another one", ownRule("r", "odd", "set:", "  where: 1", "  it's: 1 / 0"), policy.CodeRuleFailed, "22012", "line 13: it's: 1 / 0"},
+		{"value of insert", ownRule("r", "made", "insert:", "  - mail: \"'a'\"", "    n: 1", "  - mail: \"'b'\"", "    n: nothing"), policy.CodeRuleFailed, "nothing", "line 15: n: nothing"},
+		{"value of insert that does not fit", ownRule("r", "made", "insert:", "  - mail: \"'a'\"", "    born: \"'soon'::text::date\""), policy.CodeRuleFailed, "22007", "line 13: born: \"'soon'::text::date\""},
+		{"condition of insert", ownRule("r", "made", "where: id = 1", "insert:", "  - mail: \"'a'\""), policy.CodeRuleFailed, `"id" does not exist`, "line 11: where: id = 1"},
+		{"row of insert", ownRule("r", "made", "insert:", "  - n: 1"), policy.CodeRuleFailed, "23502", "line 12: - n: 1"},
+		{"condition of delete", ownRule("r", "customer", "delete: true", "where: customer.nothing > 1"), policy.CodeRuleFailed, "nothing", "line 12: where: customer.nothing > 1"},
+		{"condition of delete that divides", ownRule("r", "customer", "delete: true", "where: 1 / (id - 4) > 0"), policy.CodeRuleFailed, "22012", "line 12: where: 1 / (id - 4) > 0"},
 		{"empty, but referred to", ownRule("r", "customer", "empty: true"), policy.CodeTableReferenced, "refer to it", "line 11: empty: true"},
 		{"identity", ownRule("r", "made", "set:", "  id: 5"), policy.CodeRuleFailed, "only be updated to DEFAULT", "line 12: id: 5"},
 	} {

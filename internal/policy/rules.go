@@ -23,7 +23,7 @@ type rule struct {
 	everyDatabase bool
 	// database is the one database, by its name in the sandbox, that a pack's rule works in.
 	database string
-	at       pack.Place // where that pack says what it does
+	of       *pack.Rule // that rule; nil: ours, or those of carries
 	// carries are the rules of packs that this one stands for: rows that stay the sandbox's own.
 	carries []carryRule
 	// needsTarget: nothing to do at a first restore.

@@ -101,7 +101,7 @@ func (s *Secrets) read(ctx context.Context, q querier, in Input, database string
 			for _, c := range columns {
 				of := fmt.Sprintf("%s.%s (rule %s/%s)", t.Name, c.Name, p.Name, r.Name)
 				if err := s.column(ctx, q, r, t, c, of); err != nil {
-					return ruleError(rule{name: p.Name + "/" + r.Name, database: database}, database, err)
+					return ruleError(rule{database: database}, database, failedIn{p.Name + "/" + r.Name, r.Part("where"), err})
 				}
 			}
 		}

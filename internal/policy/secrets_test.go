@@ -49,4 +49,15 @@ func TestReadSecrets(t *testing.T) {
 	if diff := cmp.Diff([]string{"public.vault.address (rule vault/all)", "public.vault.number (rule vault/all)"}, secrets.Odd); diff != "" {
 		t.Error(diff)
 	}
+	// What is wrong with the rule's condition is quoted here already.
+	p, err = pack.Read(fstest.MapFS{"pack.yaml": {Data: []byte("pack: vault\nversion: 1\ndatabases: {business: {what: the shop}}\nrules:\n  - name: all\n    why: w\n    database: business\n    table: vault\n    clear: [plain]\n    where: 1 / (v - 1) > 0\n    secret: true\n")}}, "vault")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = policy.ReadSecrets(t.Context(), staging(c), policy.Input{Packs: []pack.Pack{p},
+		Source:      sandglass.Environment{Name: "prod", Databases: map[string]string{"business": "shop"}},
+		Environment: sandglass.Environment{Name: "uat", Databases: map[string]string{"business": "shop"}}})
+	if sandglass.CodeOf(err) != policy.CodeRuleFailed || sandglass.AsError(err).Message != `Rule vault/all failed in database "shop": SQLSTATE 22012 (vault/pack.yaml, line 10: where: 1 / (v - 1) > 0).` {
+		t.Errorf("a condition that divides: %v", err)
+	}
 }

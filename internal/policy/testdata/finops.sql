@@ -43,8 +43,8 @@ CREATE TABLE creditcardaccountsetup (recid bigint PRIMARY KEY, connectorname var
 INSERT INTO creditcardaccountsetup VALUES (1,'c','secret-cards','<url>https://secret-pay.example</url>');
 CREATE TABLE exchangerateproviderconfigurationdetails (recid bigint PRIMARY KEY, key varchar(60), value varchar(255));
 INSERT INTO exchangerateproviderconfigurationdetails VALUES (1,'ServiceKey','secret-rates');
-CREATE TABLE fiscalestablishment_br (recid bigint PRIMARY KEY, fiscalestablishmentid varchar(10) NOT NULL, consumerefdoccsc varchar(60));
-INSERT INTO fiscalestablishment_br VALUES (1,'f','secret-csc');
+CREATE TABLE fiscalestablishment_br (recid bigint PRIMARY KEY, fiscalestablishmentid varchar(10) NOT NULL, consumerefdoccsc varchar(60), consumerefdoccsctoken varchar(10), technicalresponsiblecsrt bytea);
+INSERT INTO fiscalestablishment_br VALUES (1,'f','secret-csc','000001','secret-csrt');
 CREATE TABLE fiscalestablishmentstaging (recid bigint PRIMARY KEY, csc varchar(60) NOT NULL);
 INSERT INTO fiscalestablishmentstaging VALUES (1,'secret-csc-staging');
 CREATE TABLE hcmpersonidentificationnumber (recid bigint PRIMARY KEY, personidentificationnumber varchar(60) NOT NULL);
@@ -62,16 +62,16 @@ INSERT INTO companyinfo VALUES (1,'nwat','\\secret-files\templates');
 CREATE TABLE docutemplate (recid bigint PRIMARY KEY, templateid varchar(60) NOT NULL, fileid uuid);
 INSERT INTO docutemplate VALUES (1,'letter','5ec2e700-0000-4000-8000-000000000001');
 CREATE TABLE retailtransactionserviceprofile (recid bigint PRIMARY KEY, profileid varchar(10) NOT NULL, centraltableserver varchar(60), userid varchar(60), postspassword varchar(60) NOT NULL, servicehosturl varchar(255), aosurl varchar(255),
-	serverservicename varchar(60), servercertificatedns varchar(255), issueruri varchar(255), azureauthority varchar(255), azureresource varchar(255));
-INSERT INTO retailtransactionserviceprofile VALUES (1,'000001','secret-central','secret-ts-user','secret-ts-pw','https://secret-ts.example','https://secret-aos.example','secret-ts','secret-dns.example','https://secret-sts.example','https://secret-login.example','https://secret-erp.example');
+	serverservicename varchar(60), servercertificatedns varchar(255), issueruri varchar(255), azureauthority varchar(255), azureresource varchar(255), retailtsdata text);
+INSERT INTO retailtransactionserviceprofile VALUES (1,'000001','secret-central','secret-ts-user','secret-ts-pw','https://secret-ts.example','https://secret-aos.example','secret-ts','secret-dns.example','https://secret-sts.example','https://secret-login.example','https://secret-erp.example','secret-tsdata');
 CREATE TABLE sqlsystemvariables (parm varchar(60) PRIMARY KEY, value integer);
 INSERT INTO sqlsystemvariables VALUES ('CONFIGURATIONMODE',1), ('OTHER',1);
 CREATE TABLE databaselog (recid bigint PRIMARY KEY, data text);
 INSERT INTO databaselog VALUES (1,'secret-old-value');
 CREATE TABLE dualwriteprojectconfiguration (recid bigint PRIMARY KEY, projectname varchar(60) NOT NULL, externalenvironmenturl varchar(255) NOT NULL);
 INSERT INTO dualwriteprojectconfiguration VALUES (1,'Vendors','https://secret-crm.example');
-CREATE TABLE dualwriteprojectfieldconfiguration (recid bigint PRIMARY KEY, projectname varchar(60) NOT NULL, servicebusconnectionstring text);
-INSERT INTO dualwriteprojectfieldconfiguration VALUES (1,'Vendors','secret-bus');
+CREATE TABLE dualwriteprojectfieldconfiguration (recid bigint PRIMARY KEY, projectname varchar(60) NOT NULL, servicebusconnectionstring text, storageaccountsasconnectionstring text);
+INSERT INTO dualwriteprojectfieldconfiguration VALUES (1,'Vendors','secret-bus','secret-storage');
 CREATE TABLE businesseventsendpoint (recid bigint PRIMARY KEY, name varchar(60) NOT NULL, type integer NOT NULL);
 INSERT INTO businesseventsendpoint VALUES (1,'secret-endpoint',1);
 CREATE TABLE businesseventsazureendpoint (recid bigint PRIMARY KEY, name varchar(60) NOT NULL, azureappsecret varchar(255) NOT NULL);
@@ -108,6 +108,8 @@ CREATE TABLE retailscaleunit (recid bigint PRIMARY KEY, id varchar(60) NOT NULL,
 INSERT INTO retailscaleunit VALUES (1,'SU-prod','x',0), (2,'SU-system','x',1);
 CREATE TABLE retailchannelprofile (recid bigint PRIMARY KEY, channelprofiletype integer NOT NULL, name varchar(60) NOT NULL, issystemrecord integer);
 INSERT INTO retailchannelprofile VALUES (1,1,'Default',1), (2,1,'secret-rcsu',NULL);
+CREATE TABLE retailchannelprofileproperty (recid bigint PRIMARY KEY, channelprofile bigint NOT NULL REFERENCES retailchannelprofile, key integer, value varchar(255));
+INSERT INTO retailchannelprofileproperty VALUES (1,1,1,'https://secret-default.example/commerce'), (2,2,1,'https://secret-rcsu.example/commerce');
 CREATE TABLE retailhardwareprofile (recid bigint PRIMARY KEY, profileid varchar(10) NOT NULL, securemerchantproperties bytea, eftservername varchar(60), eftuserid varchar(60), eftpassword varchar(60), eftdata varchar(255), eftmerchantproperties text,
 	eftconnectorproperties text, cctvhostname varchar(60), pharmacyhost varchar(60), dualdisplaybrowserurl varchar(255), dualdisplayimagepath varchar(255), imagepath varchar(255));
 INSERT INTO retailhardwareprofile VALUES (1,'h1','secret-term','secret-eft','u','secret-eft-pw','d','secret-pay','c','secret-camera','secret-pharmacy','https://secret-screen.example','\\secret-files\p','\\secret-files\i');

@@ -1,0 +1,6 @@
+//go:build !long
+
+package policy_test
+
+// randomBatches is how many clusters of random databases are neutralized.
+const randomBatches = 1
