@@ -8,8 +8,8 @@ import (
 	"sandglass"
 )
 
-// The whole crash matrix: before and after each step of restore, undo and refresh.
+// The whole crash matrix: before and after each step of restore, undo and refresh, a first restore included.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
-	matrix(t, func(sandglass.OperationKind, string, string) bool { return true })
+	matrix(t, func(string, sandglass.OperationKind, string, string) bool { return true })
 }

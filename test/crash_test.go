@@ -3,10 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -15,81 +12,63 @@ import (
 	"sandglass/internal/systest"
 )
 
-// crashSite is a sandbox with a life of its own, a production to restore from, and what each should look like.
+// crashSite is a sandbox with a life of its own, one that is declared and still empty, a production to restore from, and what each
+// should look like.
 type crashSite struct {
 	*systest.System
 	prod          *pgtest.Cluster
 	own, fromProd string // what the sandbox's table says in the two states
 	slot          string
+	servers       int // that may run: the metadata's, and one of each sandbox that isn't empty
+	locks         string
+	memory        *sharedMemory
 }
 
-const whoAmI = "SELECT who FROM identity"
+const (
+	whoAmI = "SELECT who FROM identity"
+	empty  = "" // the state of a sandbox without a server
+)
 
 func newCrashSite(t *testing.T) *crashSite {
 	t.Helper()
 	ctx := t.Context()
-	c := &crashSite{prod: production(t, nil), own: "the sandbox", fromProd: "production", slot: sandglass.SlotName("prod")}
+	c := &crashSite{prod: production(t, nil), own: "the sandbox", fromProd: "production", slot: sandglass.SlotName("prod"), servers: 2}
 	c.prod.Exec(t, "postgres", "CREATE TABLE identity AS SELECT 'production' AS who", "CREATE ROLE app LOGIN PASSWORD 'production'")
 	c.System = newSystem(t)
 	must(t, c.Record(ctx, "prod", c.prod, nil))
 	newSandbox(t, c.System, "uat", nil)
+	must(t, c.settle(ctx))
+	c.locks = metadata(t, c.System, advisoryLocks)
+	c.memory = watchSharedMemory(t, c.Dir)
 	return c
 }
 
-// is fails the test unless the sandbox shows the state, and nothing is left over of the way there.
+// state is what a sandbox shows; an empty one shows nothing.
+func (c *crashSite) state(ctx context.Context, name string) (string, error) {
+	e, err := c.Client.Environment(ctx, name)
+	if err != nil || e.State == sandglass.SandboxEmpty {
+		return empty, err
+	}
+	return c.Query(ctx, name, "postgres", whoAmI)
+}
+
+// is fails the test unless uat shows the state, and nothing is left over of the way there.
 func (c *crashSite) is(t *testing.T, want string) {
 	t.Helper()
-	ctx := t.Context()
-	var got string
-	must(t, c.Await(ctx, 30*time.Second, "uat to answer", func() (ok bool, err error) {
-		got, err = c.Query(ctx, "uat", "postgres", whoAmI)
-		return err == nil, err
-	}))
-	if got != want {
-		t.Errorf("uat shows %q, want %q", got, want)
-	}
+	c.shows(t, "uat", want)
 	c.nothingLeft(t)
 }
 
-// nothingLeft checks that there is no orphan: of volumes, processes, mounts, slots.
-func (c *crashSite) nothingLeft(t *testing.T) {
+func (c *crashSite) shows(t *testing.T, name, want string) {
 	t.Helper()
 	ctx := t.Context()
-	known, err := c.Client.Volumes(ctx, "")
-	must(t, err)
-	var ids []string
-	for _, v := range known {
-		switch v.State {
-		case sandglass.VolumeCurrent, sandglass.VolumeKept:
-			ids = append(ids, v.ID)
-		case sandglass.VolumeStaging:
-			t.Errorf("volume %s is still staging", v.ID)
-		}
-	}
-	entries, err := os.ReadDir(filepath.Join(c.State(), "volumes"))
-	must(t, err)
-	for _, e := range entries {
-		if !slices.Contains(ids, e.Name()) {
-			t.Errorf("the folder of volume %s is left over", e.Name())
-		}
-	}
-	// One server is the metadata's, one is uat's.
-	if servers := pgtest.Postmasters(c.Dir); len(servers) != 2 {
-		t.Errorf("%d PostgreSQL servers run, want 2: %v", len(servers), pgtest.ProcessesOf(c.Dir))
-	}
-	for _, p := range pgtest.ProcessesOf(c.Dir) {
-		if strings.Contains(strings.Join(p.Argv, " "), "seal-exec") {
-			t.Errorf("a seal is left: %s", p)
-		}
-	}
-	if mounts := pgtest.MountsOf(c.Dir); len(mounts) > 0 {
-		t.Errorf("mounts are left: %v", mounts)
-	}
-	if got := c.prod.Query(t, "postgres", "SELECT string_agg(slot_name::text, ',') FROM pg_replication_slots"); got != c.slot {
-		t.Errorf("production's slots are %q, want %q", got, c.slot)
-	}
-	if got := c.prod.Query(t, "postgres", "SELECT who FROM identity"); got != c.fromProd {
-		t.Errorf("production is %q", got)
+	var got string
+	must(t, c.Await(ctx, 30*time.Second, name+" to answer", func() (ok bool, err error) {
+		got, err = c.state(ctx, name)
+		return err == nil, err
+	}))
+	if got != want {
+		t.Errorf("%s shows %q, want %q", name, got, want)
 	}
 }
 
@@ -123,77 +102,103 @@ func (c *crashSite) settle(ctx context.Context) error {
 	})
 }
 
-// matrix kills `serve` before and after each step of restore, refresh and undo. Each operation must
+// matrix kills `serve` before and after each step of restore, refresh and undo, and of a first restore and its undo. Each operation must
 // end as it does without, and leave nothing behind. Steps are taken from a real run, so a new step is covered on the day it is written.
-func matrix(t *testing.T, chosen func(kind sandglass.OperationKind, step, when string) bool) {
+func matrix(t *testing.T, chosen func(name string, kind sandglass.OperationKind, step, when string) bool) {
 	c := newCrashSite(t)
-	latest := &sandglass.Moment{Kind: sandglass.AtLatest}
-	restore := sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest}
-	undo := sandglass.Request{Kind: sandglass.KindUndo, Environment: "uat"}
-	refresh := sandglass.Request{Kind: sandglass.KindRefresh, Environment: "uat"}
-
+	_, err := c.Sandbox(t.Context(), "first", "prod", nil)
+	must(t, err)
 	for _, row := range []struct {
-		r      sandglass.Request
+		name   string // of the sandbox
+		kind   sandglass.OperationKind
 		before string // the state the operation begins with and, undone, comes back to
 		after  string
 	}{
-		{restore, c.own, c.fromProd},
-		{undo, c.fromProd, c.own},
-		{refresh, c.own, c.fromProd},
+		{"uat", sandglass.KindRestore, c.own, c.fromProd},
+		{"uat", sandglass.KindUndo, c.fromProd, c.own},
+		{"uat", sandglass.KindRefresh, c.own, c.fromProd},
+		{"first", sandglass.KindRestore, empty, c.fromProd},
+		{"first", sandglass.KindUndo, c.fromProd, empty},
 	} {
-		c.bring(t, row.before, restore, undo)
-		op, err := c.Operate(t.Context(), row.r)
+		r := c.request(row.name, row.kind)
+		ends := func(t *testing.T) {
+			t.Helper()
+			c.expect(row.name, row.after)
+			c.shows(t, row.name, row.after)
+			c.nothingLeft(t)
+		}
+		c.bring(t, row.name, row.before)
+		op, err := c.Operate(t.Context(), r)
 		must(t, err)
 		if op.State != sandglass.Succeeded {
-			t.Fatalf("%s without a crash: %s %v", row.r.Kind, op.State, op.Error)
+			t.Fatalf("%s of %s without a crash: %s %v", r.Kind, row.name, op.State, op.Error)
 		}
-		c.is(t, row.after)
+		ends(t)
 		for _, step := range op.Steps {
 			for _, when := range []string{"before", "after"} {
-				if !chosen(row.r.Kind, step.Name, when) || step.State == sandglass.Skipped {
+				if !chosen(row.name, row.kind, step.Name, when) || step.State == sandglass.Skipped {
 					continue
 				}
-				point := fmt.Sprintf("%s/%s:%s", row.r.Kind, step.Name, when)
-				t.Run(point, func(t *testing.T) {
-					c.bring(t, row.before, restore, undo)
-					op := c.crash(t, row.r, point)
+				point := fmt.Sprintf("%s/%s:%s", r.Kind, step.Name, when)
+				t.Run(row.name+" "+point, func(t *testing.T) {
+					c.bring(t, row.name, row.before)
+					op := c.crash(t, r, point)
 					if op.State != sandglass.Succeeded {
 						t.Errorf("the operation ended as %s: %v", op.State, op.Error)
 					}
-					c.is(t, row.after)
+					ends(t)
 				})
 			}
 		}
 	}
 }
 
-// bring brings uat into a state, by the operation that leads there.
-func (c *crashSite) bring(t *testing.T, want string, restore, undo sandglass.Request) {
+func (c *crashSite) request(name string, kind sandglass.OperationKind) sandglass.Request {
+	r := sandglass.Request{Kind: kind, Environment: name}
+	if kind == sandglass.KindRestore {
+		r.Moment = &sandglass.Moment{Kind: sandglass.AtLatest}
+	}
+	return r
+}
+
+// expect counts the servers that run once the sandbox is in a state; uat always has one.
+func (c *crashSite) expect(name, state string) {
+	if name == "first" {
+		c.servers = 2
+		if state != empty {
+			c.servers = 3
+		}
+	}
+}
+
+// bring brings a sandbox into a state, by the operation that leads there.
+func (c *crashSite) bring(t *testing.T, name, want string) {
 	t.Helper()
 	ctx := t.Context()
 	must(t, c.settle(ctx))
-	got, err := c.Query(ctx, "uat", "postgres", whoAmI)
+	got, err := c.state(ctx, name)
 	must(t, err)
-	if got == want {
-		return
+	if got != want {
+		kind := sandglass.KindUndo
+		if want == c.fromProd {
+			kind = sandglass.KindRestore
+		}
+		op, err := c.Operate(ctx, c.request(name, kind))
+		must(t, err)
+		if op.State != sandglass.Succeeded {
+			t.Fatalf("%s between two crashes: %s %v", kind, op.State, op.Error)
+		}
 	}
-	r := restore
-	if want == c.own {
-		r = undo
-	}
-	op, err := c.Operate(ctx, r)
-	must(t, err)
-	if op.State != sandglass.Succeeded {
-		t.Fatalf("%s between two crashes: %s %v", r.Kind, op.State, op.Error)
-	}
-	// Kept states would fill the disk in so many rounds; only the newest is needed for the way back.
-	volumes, err := c.Client.Volumes(ctx, "uat")
+	c.expect(name, want)
+	// Kept states would fill the disk in so many rounds; only the newest is needed for the way back, and none by a sandbox
+	// that is to be as one that was never restored.
+	volumes, err := c.Client.Volumes(ctx, name)
 	must(t, err)
 	slices.SortFunc(volumes, func(a, b sandglass.Volume) int { return b.KeptSince.Compare(a.KeptSince) })
 	kept := 0
 	for _, v := range volumes {
 		if v.State == sandglass.VolumeKept {
-			if kept++; kept > 1 {
+			if kept++; kept > 1 || want == empty {
 				must(t, c.Client.DropVolume(ctx, v.ID, false))
 			}
 		}

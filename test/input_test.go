@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -15,19 +16,27 @@ import (
 	"sandglass/internal/systest"
 )
 
-// refused runs a command that must be refused with an exit code, its code, a sentence and a remedy.
+// refused runs a command that must be refused: once for people, with its exit code, a sentence, its code and a remedy, which is the
+// result; and once for programs, with the same as an object.
 func refused(t *testing.T, s *systest.System, exit int, code sandglass.Code, args ...string) systest.Result {
 	t.Helper()
+	command := strings.Join(args, " ")
 	r := s.Run(t.Context(), args...)
 	if r.Exit != exit {
-		t.Errorf("sandglass %s: exit %d, want %d\n%s%s", strings.Join(args, " "), r.Exit, exit, r.Stdout, r.Stderr)
+		t.Errorf("sandglass %s: exit %d, want %d\n%s%s", command, r.Exit, exit, r.Stdout, r.Stderr)
 	}
-	out := r.Stdout + r.Stderr
-	if !strings.Contains(out, string(code)) {
-		t.Errorf("sandglass %s: the answer has no %s:\n%s", strings.Join(args, " "), code, out)
+	said := strings.Join(strings.Fields(r.Stderr), " ") // it may be wrapped
+	_, said, _ = strings.Cut(said, "sandglass: ")
+	sentence, remedy, found := strings.Cut(said, " ["+string(code)+"] ")
+	if !found || strings.TrimRight(sentence, ".^") == sentence || remedy == "" { // a line of YAML is quoted, with a mark below
+		t.Errorf("sandglass %s: not a sentence, [%s] and a remedy:\n%s%s", command, code, r.Stdout, r.Stderr)
 	}
-	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) < 2 {
-		t.Errorf("sandglass %s: there is no remedy:\n%s", strings.Join(args, " "), out)
+
+	j := s.Run(t.Context(), append(args, "--json")...)
+	lines := strings.Split(strings.TrimSpace(j.Stderr), "\n") // `serve` may have logged before
+	var e struct{ Code, Message, Remedy string }
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &e); err != nil || j.Exit != exit || e.Code != string(code) || e.Message == "" || e.Remedy == "" {
+		t.Errorf("sandglass %s --json: exit %d, want %d, and an error object with %s, message and remedy (%v)\n%s%s", command, j.Exit, exit, code, err, j.Stdout, j.Stderr)
 	}
 	return r
 }
@@ -75,8 +84,9 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("a time without a zone in the API", func(t *testing.T) {
 		status, body := post(ctx, t, s, "/v1/environments/prod/moments", `{"kind":"time","time":"2026-01-01T10:00:00"}`)
-		if status != 422 || !strings.Contains(body, string(sandglass.CodeMomentNoZone)) {
-			t.Errorf("status %d: %s", status, body)
+		var e struct{ Code, Message, Remedy string }
+		if err := json.Unmarshal([]byte(body), &e); err != nil || status != 422 || e.Code != string(sandglass.CodeMomentNoZone) || e.Message == "" || e.Remedy == "" {
+			t.Errorf("status %d, %v: %s", status, err, body)
 		}
 	})
 	t.Run("the target is busy", func(t *testing.T) {

@@ -35,7 +35,8 @@ type app struct {
 	tokenFile string
 	json      bool
 
-	began bool // a command runs: what was typed is understood
+	args  []string // as typed
+	began bool     // a command runs: what was typed is understood
 }
 
 // exitCode is an error that has been told already, or needs no telling: only the code is left.
@@ -47,6 +48,7 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 func (a *app) run(args []string) int {
 	ctx, stop := signal.NotifyContext(a.base, os.Interrupt)
 	defer stop()
+	a.args = args
 	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetIn(a.stdin)

@@ -54,6 +54,7 @@ func newRoot(a *app) *cobra.Command {
 	f.StringVar(&a.tokenFile, "token-file", "", "`file` with the token for --server")
 	f.BoolVar(&a.json, "json", false, "print JSON, in the API's types")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		a.json = a.json || slices.Contains(a.args, "--json") // it may stand behind what was not understood
 		return usage("See `"+c.CommandPath()+" --help`.", "%s.", upperFirst(err.Error()))
 	})
 	root.AddCommand(newInit(a), newServe(a), newApply(a), newEnv(a), newConnect(a), newRecord(a), newWindow(a), newMoment(a), newCommits(a),

@@ -28,7 +28,7 @@ func needsCron(t *testing.T) {
 		_, err = os.Stat(filepath.Join(strings.TrimSpace(string(share)), "extension", "pg_cron.control"))
 	}
 	if err != nil {
-		t.Skip("pg_cron is not installed (make install-test-tools installs it): ", err)
+		pgtest.Missing(t, "pg_cron")
 	}
 }
 

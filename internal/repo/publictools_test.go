@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"sandglass"
+	"sandglass/internal/pgtest"
 	"sandglass/internal/repo"
 )
 
@@ -27,7 +28,7 @@ type tools struct {
 func publicTools(t *testing.T, x *fixture) tools {
 	t.Helper()
 	if _, err := exec.LookPath("zstd"); err != nil {
-		t.Skip("the zstd command is not installed")
+		pgtest.Missing(t, "zstd")
 	}
 	dir := t.TempDir()
 	u := tools{age: filepath.Join(dir, "age"), key: filepath.Join(dir, "key.txt")}

@@ -16,6 +16,7 @@ import (
 
 	"sandglass"
 	"sandglass/client"
+	"sandglass/internal/pgtest"
 	"sandglass/internal/web"
 	"sandglass/internal/web/webtest"
 )
@@ -45,7 +46,7 @@ func TestOtherUserIsRefused(t *testing.T) {
 	}
 	curl, err := exec.LookPath("curl")
 	if err != nil {
-		t.Skip("needs curl")
+		pgtest.Missing(t, "curl")
 	}
 	s := serve(t, webtest.New(), false)
 	for dir := filepath.Dir(s.socket); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
