@@ -216,4 +216,31 @@ func exact(t *testing.T, s *systest.System, h history, m moment) {
 	if err := pgtest.PgbenchBalanced(ctx, bank); err != nil {
 		t.Errorf("restored to %s: %v", m.m, err)
 	}
+	for _, database := range []string{"postgres", "bank"} {
+		sound(t, s, database)
+	}
+}
+
+// sound has PostgreSQL's own checker look at every table and index of a restored database.
+func sound(t *testing.T, s *systest.System, database string) {
+	ctx := t.Context()
+	conn, err := s.Connect(ctx, "uat", database)
+	must(t, err)
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, "CREATE EXTENSION amcheck"); pgtest.SQLState(err) == "0A000" || pgtest.SQLState(err) == "58P01" { // its files are not there
+		pgtest.Missing(t, "amcheck")
+	} else {
+		must(t, err)
+	}
+	_, err = conn.Exec(ctx, `SELECT bt_index_check(i.indexrelid, heapallindexed => true) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+		JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'btree' AND c.relpersistence <> 't' AND i.indisvalid`)
+	if err != nil {
+		t.Errorf("an index of %s: %v", database, err)
+	}
+	found, err := pgtest.QueryText(ctx, conn, `SELECT coalesce(string_agg(c.oid::regclass || ': ' || v.msg, '; '), '') FROM pg_class c, verify_heapam(c.oid, check_toast => true) v
+		WHERE c.relkind IN ('r', 't', 'm') AND c.relpersistence <> 't'`)
+	must(t, err)
+	if found != "" {
+		t.Errorf("tables of %s: %s", database, found)
+	}
 }

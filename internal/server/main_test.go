@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"sandglass"
+	"sandglass/internal/pgtest"
 	"sandglass/internal/server"
 	"sandglass/internal/volume"
 	"sandglass/internal/walserve"
@@ -115,7 +116,7 @@ func binaries(t *testing.T) server.Binaries {
 			return b
 		}
 	}
-	t.Skip("no PostgreSQL server binaries here")
+	pgtest.Missing(t, "a PostgreSQL server")
 	return server.Binaries{}
 }
 
