@@ -33,6 +33,7 @@ type config struct {
 	MetadataURL string   `yaml:"metadata_url"`
 	Binaries    []string `yaml:"binaries"`
 	ServerUser  string   `yaml:"server_user"`
+	VolumeUIDs  string   `yaml:"volume_uids"`
 	Host        string   `yaml:"host"`
 }
 
@@ -54,8 +55,13 @@ repository:
 # binaries:
 #   - /opt/pgsql-16/bin
 
-# The operating system user that PostgreSQL servers run as when Sandglass runs as root; default: postgres.
+# The operating system user that Sandglass's own PostgreSQL server runs as when Sandglass runs as root; default: postgres.
 # server_user: postgres
+
+# The user IDs of which each volume, with its server, gets one to itself when Sandglass runs as root; default: 60578-61183, which
+# no system gives to anybody (https://systemd.io/UIDS-GIDS/). A second Sandglass on this host needs others. With none, all servers
+# run as server_user, and who may run programs on one of them can read the files of all.
+# volume_uids: 60578-61183
 
 # The name of this host among those that share the metadata; default: its host name.
 # host: db-tools-1

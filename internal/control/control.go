@@ -34,6 +34,7 @@ type Config struct {
 	MetadataURL string   // the team's own PostgreSQL; "": a private cluster in the state folder
 	Binaries    []string // folders with PostgreSQL binaries, before the usual places
 	ServerUser  string   // operating system user of servers; "": postgres, or ourselves when not root
+	VolumeUIDs  string   // range of user IDs that volumes get, as server.ParseUIDs reads it
 	Host        string   // name of this host; "": what the system says
 	Executable  string   // our own binary; "": os.Executable
 	Version     string
@@ -74,6 +75,10 @@ func Run(ctx context.Context, c Config) error {
 	if err := control.openRepository(ctx); err != nil {
 		return err
 	}
+	uids, err := server.ParseUIDs(c.VolumeUIDs)
+	if err != nil {
+		return err
+	}
 	owner, err := server.ServerOwner(c.ServerUser)
 	if err != nil {
 		return err
@@ -87,7 +92,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer control.db.Close()
-	if err := control.build(owner); err != nil {
+	if err := control.build(owner, uids); err != nil {
 		return err
 	}
 	return control.serve(ctx)
@@ -152,10 +157,10 @@ func readKey(path string) (repo.Keys, error) {
 }
 
 // build puts the parts together.
-func (c *Control) build(owner server.Owner) error {
+func (c *Control) build(owner server.Owner, uids server.UIDs) error {
 	c.recorders = newRecorders(c)
-	c.host = &operation.Host{Name: c.Host, DB: c.db, Repository: c.repo, Recorders: c.recorders, Owner: owner, Helper: c.Executable,
-		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), owner.UID, owner.GID, c.Log), Folders: c.Binaries, Packs: filepath.Join(c.State, "packs"),
+	c.host = &operation.Host{Name: c.Host, DB: c.db, Repository: c.repo, Recorders: c.recorders, Owner: owner, UIDs: uids, Helper: c.Executable,
+		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), c.Log), Folders: c.Binaries, Packs: filepath.Join(c.State, "packs"),
 		Hidden: []string{c.State, c.Repository}, Log: c.Log}
 	var err error
 	c.engine, err = engine.New(engine.Config{DB: c.db, Host: c.Host, Dir: filepath.Join(c.State, "ops"), Log: c.Log,

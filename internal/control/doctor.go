@@ -4,6 +4,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -69,6 +70,7 @@ func (c doctor) doctorHost(ctx context.Context, ok sayOK, bad sayBad) {
 	} else {
 		ok(sandglass.CodeSealNamespace, "Restored copies can be sealed in namespaces.")
 	}
+	c.doctorUsers(ctx, ok, bad)
 	free, err := c.host.Volumes.Free(ctx)
 	switch {
 	case err != nil:
@@ -79,6 +81,35 @@ func (c doctor) doctorHost(ctx context.Context, ok sayOK, bad sayBad) {
 		ok(sandglass.CodeDiskFull, "%s are free for volumes.", sandglass.Bytes(free))
 	}
 }
+
+// doctorUsers says whose the volumes of this host are.
+func (c doctor) doctorUsers(ctx context.Context, ok sayOK, bad sayBad) {
+	own, err := c.host.OwnUIDs(ctx)
+	volumes, errVolumes := c.db.Volumes(ctx, "")
+	if err = errors.Join(err, errVolumes); err != nil {
+		bad(sandglass.Warning, codeUsers, "Look at the log of `sandglass serve`.", "It can't be told whose the volumes are: %v.", err)
+		return
+	}
+	if !own {
+		ok(codeUsers, "All servers run as the user %s; who may run programs on one can read the files of all.", c.host.Owner.Name)
+		return
+	}
+	shared := 0
+	for _, v := range volumes {
+		if v.Host == c.Host && v.UID == 0 {
+			shared++
+		}
+	}
+	if shared > 0 {
+		bad(sandglass.Warning, codeUsers, "Restore into those sandboxes again, and drop their kept states: sandglass volume ls.",
+			"%d volumes were made when all belonged to the user %s; who may run programs on one of their servers can read the files of all of them.", shared, c.host.Owner.Name)
+		return
+	}
+	ok(codeUsers, "Each volume belongs to an operating system user of its own (%s).", c.host.UIDs)
+}
+
+// codeUsers is about the operating system users that servers run as.
+const codeUsers sandglass.Code = "volume.users"
 
 func (c doctor) doctorRepository(ctx context.Context, ok sayOK, bad sayBad) {
 	info, err := c.repositoryInfo(ctx)

@@ -239,6 +239,60 @@ func TestVolumes(t *testing.T) {
 	wantCode(t, err, sandglass.CodeVolumeUnknown)
 }
 
+// TestVolumeUIDs: no two volumes of a host that are there have one user ID; what each was given last is known when they are gone.
+func TestVolumeUIDs(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	insert := func(id, host string, uid int) error {
+		return d.InsertVolume(ctx, db.Volume{Host: host, UID: uid, Volume: sandglass.Volume{ID: id, Environment: "uat", Driver: "full", Path: "/" + id, Major: 15}})
+	}
+	want := func(host string, held map[int]bool) map[int]time.Time {
+		t.Helper()
+		given, got, err := d.UIDs(ctx, host)
+		ok(t, err)
+		if diff := cmp.Diff(held, got); diff != "" || len(given) != len(held) {
+			t.Errorf("of %s: %v, %v", host, given, diff)
+		}
+		return given
+	}
+	ok(t, insert("v1", "h", 5001))
+	ok(t, insert("v1", "h", 5002)) // again: it keeps what it has
+	ok(t, insert("v2", "h", 5002))
+	ok(t, insert("v3", "other", 5001))
+	ok(t, insert("v4", "h", 0))
+	ok(t, insert("v5", "h", 0))
+	if err := insert("v6", "h", 5001); err == nil {
+		t.Error("two volumes have one user ID")
+	}
+	first := want("h", map[int]bool{5001: true, 5002: true})
+	want("other", map[int]bool{5001: true})
+	for id, uid := range map[string]int{"v1": 5001, "v2": 5002, "v3": 5001, "v4": 0} {
+		if v, err := d.Volume(ctx, id); err != nil || v.UID != uid {
+			t.Errorf("%s is of %d, %v", id, v.UID, err)
+		}
+	}
+	ok(t, d.VolumeBecome(ctx, "v1", sandglass.VolumeGone, time.Time{}))
+	want("h", map[int]bool{5001: false, 5002: true})
+	ok(t, insert("v6", "h", 5001))
+	if now := want("h", map[int]bool{5001: true, 5002: true}); !now[5001].After(first[5001]) || !now[5002].Equal(first[5002]) {
+		t.Errorf("given at %v, before at %v", now, first)
+	}
+	// Who chooses one lets others wait.
+	ok(t, d.Do(ctx, func(tx *db.Tx) error {
+		ok(t, tx.LockUIDs(ctx, "h"))
+		err := d.Do(ctx, func(other *db.Tx) error {
+			if _, err := other.Exec(ctx, "SET LOCAL lock_timeout = '50ms'"); err != nil {
+				return err
+			}
+			ok(t, other.LockUIDs(ctx, "other"))
+			return other.LockUIDs(ctx, "h")
+		})
+		if code := pgtest.SQLState(err); code != "55P03" {
+			t.Errorf("a second choice did not wait: %v", err)
+		}
+		return nil
+	}))
+}
+
 // TestVolumeStates tries every pair of states.
 func TestVolumeStates(t *testing.T) {
 	states := []sandglass.VolumeState{sandglass.VolumeStaging, sandglass.VolumeCurrent, sandglass.VolumeKept, sandglass.VolumeGone}

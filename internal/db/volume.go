@@ -30,17 +30,19 @@ func VolumeCanBecome(from, to sandglass.VolumeState) bool {
 type Volume struct {
 	sandglass.Volume
 	Host string
+	// UID is the user ID that the volume has to itself; 0: it is the servers' common user's.
+	UID int
 	// Shown is what it showed when a cutover put it aside; of a kept volume.
 	Shown Shown
 }
 
-const volumeColumns = `id, host, environment, operation, state, driver, path, major, bytes, created, kept_since, kept_until, moment,
+const volumeColumns = `id, host, environment, operation, state, driver, path, major, bytes, created, kept_since, kept_until, moment, COALESCE(uid, 0),
 	held, incarnation, restored, restored_from, restored_at`
 
 func scanVolume(row pgx.CollectableRow) (Volume, error) {
 	var v Volume
 	var since, until, at *time.Time
-	err := row.Scan(&v.ID, &v.Host, &v.Environment, &v.Operation, &v.State, &v.Driver, &v.Path, &v.Major, &v.Bytes, &v.Created, &since, &until, &v.Moment,
+	err := row.Scan(&v.ID, &v.Host, &v.Environment, &v.Operation, &v.State, &v.Driver, &v.Path, &v.Major, &v.Bytes, &v.Created, &since, &until, &v.Moment, &v.UID,
 		&v.Shown.Held, &v.Shown.Incarnation, &v.Shown.Restored, &v.Shown.RestoredFrom, &at)
 	v.Created, v.KeptSince, v.KeptUntil, v.Shown.RestoredAt = v.Created.UTC(), timeOf(since), timeOf(until), timeOf(at)
 	return v, err
@@ -49,10 +51,33 @@ func scanVolume(row pgx.CollectableRow) (Volume, error) {
 // InsertVolume writes a new volume, in state staging, before anything of it exists. Writing
 // the same volume again changes nothing.
 func (q Queries) InsertVolume(ctx context.Context, v Volume) error {
-	_, err := q.q.Exec(ctx, `INSERT INTO sandglass.volume (id, host, environment, operation, state, driver, path, major, bytes, moment)
-		VALUES ($1, $2, $3, $4, 'staging', $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING`,
-		v.ID, v.Host, v.Environment, v.Operation, v.Driver, v.Path, v.Major, v.Bytes, v.Moment)
+	_, err := q.q.Exec(ctx, `INSERT INTO sandglass.volume (id, host, environment, operation, state, driver, path, major, bytes, moment, uid)
+		VALUES ($1, $2, $3, $4, 'staging', $5, $6, $7, $8, $9, NULLIF($10, 0)) ON CONFLICT (id) DO NOTHING`,
+		v.ID, v.Host, v.Environment, v.Operation, v.Driver, v.Path, v.Major, v.Bytes, v.Moment, v.UID)
 	return wrap("insert volume "+v.ID, err)
+}
+
+// LockUIDs lets nobody else choose a user ID for a volume of the host until the transaction ends.
+func (tx *Tx) LockUIDs(ctx context.Context, host string) error {
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('sandglass user ids ' || $1, 0))`, host)
+	return wrap("lock the user IDs of "+host, err)
+}
+
+// UIDs reads which user IDs volumes of the host have had: when each was given last, and which of them volumes have that are not gone.
+func (q Queries) UIDs(ctx context.Context, host string) (given map[int]time.Time, held map[int]bool, err error) {
+	rows, err := q.q.Query(ctx, `SELECT uid, max(created), bool_or(state <> 'gone') FROM sandglass.volume WHERE host = $1 AND uid IS NOT NULL GROUP BY uid`, host)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read user IDs of volumes: %w", err)
+	}
+	given, held = map[int]time.Time{}, map[int]bool{}
+	var uid int
+	var at time.Time
+	var there bool
+	_, err = pgx.ForEachRow(rows, []any{&uid, &at, &there}, func() error {
+		given[uid], held[uid] = at, there
+		return nil
+	})
+	return given, held, wrap("read user IDs of volumes", err)
 }
 
 // Volume reads one; CodeVolumeUnknown when there is none.

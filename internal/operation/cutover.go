@@ -21,7 +21,7 @@ import (
 
 // stopStagingCleanly shuts the staging server down, so that its volume is a plain, consistent data folder.
 func (h *Host) stopStagingCleanly(ctx context.Context, volumeID string) error {
-	return ensureStopped(ctx, h.whatever(volumeID), server.Fast)
+	return h.stopServer(ctx, volumeID, server.Fast)
 }
 
 // cutOver swaps the current volume for the one in the memory; "" leaves the sandbox empty.
@@ -271,7 +271,7 @@ func (h *Host) rollBack(ctx context.Context, run *engine.Run) error {
 		if run.Request.Kind == sandglass.KindUndo {
 			mode = server.Fast
 		}
-		if err := ensureStopped(ctx, h.whatever(m.Volume), mode); err != nil {
+		if err := h.stopServer(ctx, m.Volume, mode); err != nil {
 			return err
 		}
 	}
@@ -314,7 +314,10 @@ const stopsWithin = 2 * time.Second
 // endStopping ends a server that is still on its way down: it can't be called back. If it must be ended at once, its next
 // start recovers as after a crash, and nothing that was committed is lost.
 func (h *Host) endStopping(ctx context.Context, volumeID string) error {
-	c := h.whatever(volumeID)
+	c, err := h.whatever(ctx, volumeID)
+	if err != nil {
+		return err
+	}
 	if postmasterLine(c.Data, 8) != "stopping" { // LOCK_FILE_LINE_PM_STATUS in miscadmin.h
 		return nil
 	}

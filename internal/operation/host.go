@@ -47,7 +47,8 @@ type Host struct {
 	Repository *repo.Repository
 	Volumes    volume.Driver
 	Recorders  Recorders
-	Owner      server.Owner
+	Owner      server.Owner // of servers whose volume has no user ID of its own
+	UIDs       server.UIDs  // those that volumes get, where we are root
 	// Helper is the sandglass binary that seals and answers restore_command; servers' owner can execute it.
 	Helper string
 	// Folders are searched for PostgreSQL binaries before the usual places.

@@ -12,6 +12,7 @@ import (
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
 	"sandglass/internal/server"
+	"sandglass/internal/volume"
 )
 
 // undoTarget chooses the volume an undo goes back to: the one before the last cutover ("" when
@@ -173,22 +174,24 @@ func (h *Host) makeCluster(ctx context.Context, run *engine.Run, e db.Environmen
 	}
 	v := sandglass.Volume{ID: m.Volume, Environment: e.Declaration.Name, Operation: run.Operation.ID, Driver: h.Volumes.Name(),
 		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Moment: ownData}
-	if err := h.DB.InsertVolume(ctx, db.Volume{Volume: v, Host: h.Name}); err != nil {
+	if err := h.insertVolume(ctx, v); err != nil {
 		return err
 	}
+	c, err := h.sandboxConfig(ctx, m.Volume, m.Major, e.Declaration)
+	if err != nil {
+		return err
+	}
+	// In the seal its user has a name; without one, and without namespaces, it may as well be made in the open.
+	c.Seal = &server.Seal{Volume: h.Volumes.Layout(m.Volume).Root, ConfigOnly: true}
 	if run.Attempt > 1 { // half a cluster can't be told from a whole one, and initdb may still be at it
-		if err := server.Discard(ctx, h.whatever(m.Volume)); err != nil {
+		if err := server.Discard(ctx, c); err != nil {
 			return err
 		}
 		if err := h.Volumes.Destroy(ctx, m.Volume); err != nil {
 			return err
 		}
 	}
-	if err := h.Volumes.CreateEmpty(ctx, m.Volume); err != nil {
-		return err
-	}
-	c, err := h.sandboxConfig(ctx, m.Volume, m.Major, e.Declaration)
-	if err != nil {
+	if err := h.Volumes.CreateEmpty(ctx, m.Volume, volume.Owner{UID: c.Owner.UID, GID: c.Owner.GID}); err != nil {
 		return err
 	}
 	if err := server.InitDB(ctx, c, server.InitOptions{}); err != nil {
@@ -254,7 +257,7 @@ func (h *Host) stop(ctx context.Context, run *engine.Run) error {
 	if err != nil || e.Volume == "" {
 		return err
 	}
-	return ensureStopped(ctx, h.whatever(e.Volume), server.Fast)
+	return h.stopServer(ctx, e.Volume, server.Fast)
 }
 
 // ClosePeek ends a peek: its server stops and its copy goes.

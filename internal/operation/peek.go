@@ -142,7 +142,11 @@ func (h *Host) PeekRuns(ctx context.Context, operation string) (bool, error) {
 		if v.Operation != operation || v.State != sandglass.VolumeStaging {
 			continue
 		}
-		p, err := running(ctx, h.whatever(v.ID))
+		c, err := h.whatever(ctx, v.ID)
+		if err != nil {
+			return false, err
+		}
+		p, err := running(ctx, c)
 		if err != nil || p == nil {
 			return false, err
 		}

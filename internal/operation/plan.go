@@ -143,6 +143,13 @@ func (h *Host) hostFacts(ctx context.Context, f *preflight.Facts) error {
 		}
 	}
 	f.SealError = server.CheckSeal(ctx, h.Owner, h.Helper)
+	if f.SealError == nil {
+		if _, err := h.chooseUID(ctx, h.DB.Queries); sandglass.CodeOf(err) == server.CodeNoUID {
+			f.UIDError = err
+		} else if err != nil {
+			return err
+		}
+	}
 	if f.FreeBytes, err = h.Volumes.Free(ctx); err != nil {
 		return err
 	}

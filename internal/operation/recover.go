@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"sandglass"
-	"sandglass/internal/db"
 	"sandglass/internal/engine"
 	"sandglass/internal/policy"
 	"sandglass/internal/server"
+	"sandglass/internal/volume"
 	"sandglass/internal/walserve"
 )
 
@@ -38,7 +38,7 @@ func (h *Host) stage(ctx context.Context, run *engine.Run) error {
 	}
 	v := sandglass.Volume{ID: m.Volume, Environment: run.Request.Environment, Operation: run.Operation.ID, Driver: h.Volumes.Name(),
 		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Bytes: m.Bytes, Moment: momentText(run.Operation)}
-	if err := h.DB.InsertVolume(ctx, db.Volume{Volume: v, Host: h.Name}); err != nil {
+	if err := h.insertVolume(ctx, v); err != nil {
 		return err
 	}
 	return h.copyImage(ctx, run, m)
@@ -51,9 +51,13 @@ func (h *Host) copyImage(ctx context.Context, run *engine.Run, m memory) error {
 		return err
 	}
 	defer img.Close()
+	owner, err := h.owner(ctx, m.Volume)
+	if err != nil {
+		return err
+	}
 	meter := newMeter(img.Bytes(), "bytes")
 	run.Log.Info("fetching image", "image", m.Range.Image, "bytes", img.Bytes(), "volume", m.Volume)
-	if err := h.Volumes.Create(ctx, m.Volume, img, func(done int64) { run.Progress(meter.at(done)) }); err != nil {
+	if err := h.Volumes.Create(ctx, m.Volume, volume.Owner{UID: owner.UID, GID: owner.GID}, img, func(done int64) { run.Progress(meter.at(done)) }); err != nil {
 		return err
 	}
 	run.Log.Info("image fetched", "seconds", meter.seconds())
@@ -92,7 +96,10 @@ func (h *Host) destroyVolume(ctx context.Context, id, dir string) error {
 
 // removeFolder is destroyVolume without the volume's row.
 func (h *Host) removeFolder(ctx context.Context, id, dir string) error {
-	c := h.whatever(id)
+	c, err := h.whatever(ctx, id)
+	if err != nil {
+		return err
+	}
 	if err := ensureStopped(ctx, c, server.Immediate); err != nil {
 		return err
 	}
@@ -197,7 +204,7 @@ func (h *Host) replay(ctx context.Context, run *engine.Run, m *memory, e sandgla
 		return h.takeAsItIs(ctx, run, c, m, src)
 	}
 	wal, err := walserve.Listen(src, walserve.Options{Socket: h.walSocket(m.Volume), Dir: filepath.Join(h.Volumes.Layout(m.Volume).Root, "wal"),
-		SegmentSize: m.SegmentSize, UID: h.Owner.UID, GID: h.Owner.GID, Last: src.lastSegment(), Log: run.Log})
+		SegmentSize: m.SegmentSize, UID: c.Owner.UID, GID: c.Owner.GID, Last: src.lastSegment(), Log: run.Log})
 	if err != nil {
 		return err
 	}
@@ -238,7 +245,7 @@ func (h *Host) takeAsItIs(ctx context.Context, run *engine.Run, c server.Config,
 			return err
 		}
 		if found {
-			if err := os.Lchown(path, h.Owner.UID, h.Owner.GID); err != nil {
+			if err := os.Lchown(path, c.Owner.UID, c.Owner.GID); err != nil {
 				return fmt.Errorf("prepare start: %w", err)
 			}
 		}
@@ -318,7 +325,7 @@ func (h *Host) stopStaging(ctx context.Context, run *engine.Run) error {
 	if err != nil || m.Volume == "" {
 		return err
 	}
-	return ensureStopped(ctx, h.whatever(m.Volume), server.Immediate)
+	return h.stopServer(ctx, m.Volume, server.Immediate)
 }
 
 // preloadFor keeps of production's preload list what replay and SQL of a copy need: libraries

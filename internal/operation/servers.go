@@ -24,6 +24,10 @@ import (
 
 // base is what every server on a volume has in common.
 func (h *Host) base(ctx context.Context, volumeID string, major int) (server.Config, error) {
+	owner, err := h.owner(ctx, volumeID)
+	if err != nil {
+		return server.Config{}, err
+	}
 	found, err := server.Find(ctx, h.Folders...)
 	if err != nil {
 		return server.Config{}, err
@@ -34,7 +38,7 @@ func (h *Host) base(ctx context.Context, volumeID string, major int) (server.Con
 	}
 	l := h.Volumes.Layout(volumeID)
 	return server.Config{Binaries: binaries, Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"),
-		Owner: h.Owner, Helper: h.Helper}, nil
+		Owner: owner, Helper: h.Helper}, nil
 }
 
 // seal closes the server in, as the environment declares.
@@ -158,10 +162,20 @@ func (h *Host) Port(ctx context.Context, e db.Environment) int {
 }
 
 // whatever finds the server of a volume as it is, sealed or not, to stop it.
-func (h *Host) whatever(volumeID string) server.Config {
+func (h *Host) whatever(ctx context.Context, volumeID string) (server.Config, error) {
+	owner, err := h.owner(ctx, volumeID)
 	l := h.Volumes.Layout(volumeID)
-	return server.Config{Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"), Owner: h.Owner, Helper: h.Helper,
-		Seal: &server.Seal{Volume: l.Root, ConfigOnly: true}}
+	return server.Config{Data: l.Data, Run: l.Run, Log: filepath.Join(l.Log, "postgresql.log"), Owner: owner, Helper: h.Helper,
+		Seal: &server.Seal{Volume: l.Root, ConfigOnly: true}}, err
+}
+
+// stopServer stops the server of a volume, whatever it is, if one runs.
+func (h *Host) stopServer(ctx context.Context, volumeID string, mode server.StopMode) error {
+	c, err := h.whatever(ctx, volumeID)
+	if err != nil {
+		return err
+	}
+	return ensureStopped(ctx, c, mode)
 }
 
 // running finds the server of the configuration; nil when none runs.

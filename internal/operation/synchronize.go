@@ -226,8 +226,8 @@ func (h *Host) migrationUser(s sandglass.Synchronize) (server.Owner, error) {
 		name = "nobody"
 	}
 	user, err := server.FindUser(name)
-	if err == nil && user.UID == h.Owner.UID {
-		err = fmt.Errorf("%s is the user that servers run as", name)
+	if err == nil && (user.UID == h.Owner.UID || h.UIDs.Contains(user.UID)) {
+		err = fmt.Errorf("%s is a user that servers run as", name)
 	}
 	if err != nil {
 		return user, &sandglass.Error{Code: CodeSynchronizeUser, Op: "synchronize", Err: err, Message: fmt.Sprintf("The migrations can't run as the user %s: %v.", name, err),

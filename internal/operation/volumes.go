@@ -122,7 +122,7 @@ func (h *Host) DrainSandbox(ctx context.Context, e db.Environment) []sandglass.F
 		switch v.State {
 		case sandglass.VolumeCurrent:
 			v.Shown.Incarnation = e.Incarnation
-			err = within(ctx, stopWithin, closeLate("stopped", stopWithin), func(ctx context.Context) error { return ensureStopped(ctx, h.whatever(v.ID), server.Fast) })
+			err = within(ctx, stopWithin, closeLate("stopped", stopWithin), func(ctx context.Context) error { return h.stopServer(ctx, v.ID, server.Fast) })
 		case sandglass.VolumeKept:
 		default:
 			continue

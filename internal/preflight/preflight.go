@@ -45,6 +45,8 @@ type Facts struct {
 	Majors []int
 	// SealError is why a sealed server can't be had, nil when it can.
 	SealError error
+	// UIDError is why a volume can't have a user ID of its own, nil when it can or need not.
+	UIDError error
 	// FreeBytes is the free space where volumes lie; NeededBytes what this restore adds there.
 	FreeBytes, NeededBytes int64
 	// KeptStates and KeptBytes are the states already kept for undo on the same disk.
@@ -82,7 +84,7 @@ func Check(f Facts) []sandglass.Finding {
 	var out []sandglass.Finding
 	f.Accepted = append(slices.Clone(f.Accepted), f.Target.Accept...)
 	for _, check := range []func(Facts) (sandglass.Finding, bool){
-		liveProduction, binaries, seal, diskSpace, socketPath, port, preload, settings, databases,
+		liveProduction, binaries, seal, userID, diskSpace, socketPath, port, preload, settings, databases,
 		pages, identifier, tablespaces, droppedDatabases, clients, targetDown, firstRestore, sourceSettings,
 	} {
 		if finding, applies := check(f); applies {
@@ -141,6 +143,14 @@ func seal(f Facts) (sandglass.Finding, bool) {
 	}
 	return stop(sandglass.CodeSealNamespace, "Run `sandglass serve` as root or allow unprivileged user namespaces; or accept the risk with server.seal: config-only.",
 		"Namespaces can't be had on this host, so a restored copy could not be sealed.")
+}
+
+func userID(f Facts) (sandglass.Finding, bool) {
+	if f.UIDError == nil {
+		return nothing()
+	}
+	e := sandglass.AsError(f.UIDError)
+	return stop(e.Code, e.Remedy, "%s", e.Message)
 }
 
 func diskSpace(f Facts) (sandglass.Finding, bool) {

@@ -42,6 +42,9 @@ func TestChecks(t *testing.T) {
 		"no namespaces":   {func(f *preflight.Facts) { f.SealError = errors.New("no") }, sandglass.CodeSealNamespace, sandglass.Stop, "could not be sealed"},
 		"config-only": {func(f *preflight.Facts) { f.SealError = errors.New("no"); f.Target.Server.Seal = "config-only" },
 			sandglass.CodeSealNamespace, sandglass.Warning, "by configuration only"},
+		"no user ID": {func(f *preflight.Facts) {
+			f.UIDError = &sandglass.Error{Code: "volume.no_uid", Message: "All of 5-6 are taken.", Remedy: "Drop some."}
+		}, "volume.no_uid", sandglass.Stop, "5-6 are taken"},
 		"disk full":      {func(f *preflight.Facts) { f.FreeBytes = 1 << 30; f.KeptStates, f.KeptBytes = 2, 8<<30 }, preflight.CodeDiskSpace, sandglass.Stop, "2 kept states hold 8 GiB"},
 		"disk nearly":    {func(f *preflight.Facts) { f.FreeBytes = f.NeededBytes + 1 }, preflight.CodeDiskSpace, sandglass.Warning, "of the 4 GiB"},
 		"long path":      {func(f *preflight.Facts) { f.SocketPath = strings.Repeat("x", 108) }, preflight.CodePathTooLong, sandglass.Stop, "108 bytes"},

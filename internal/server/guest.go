@@ -80,7 +80,7 @@ func FindUser(name string) (Owner, error) {
 	if uid == 0 {
 		return Owner{}, fmt.Errorf("user %q is root", name)
 	}
-	return Owner{name, uid, gid}, nil
+	return Owner{Name: name, UID: uid, GID: gid}, nil
 }
 
 // RunBeside runs a command that can reach the sealed server of the configuration, and nothing else of the host, and

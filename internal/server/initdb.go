@@ -3,13 +3,11 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +21,7 @@ type InitOptions struct {
 }
 
 // InitDB makes a new, empty cluster in c.Data, with Role as its first superuser, UTF-8 and data
-// checksums. The folder must be empty or missing.
+// checksums. The folder must be empty or missing. An owner without an account needs c.Seal, where it has a name.
 func InitDB(ctx context.Context, c Config, o InitOptions) error {
 	if o.Locale == "" {
 		o.Locale = "C.UTF-8"
@@ -34,25 +32,33 @@ func InitDB(ctx context.Context, c Config, o InitOptions) error {
 	if err := os.Chown(c.Data, c.Owner.UID, c.Owner.GID); err != nil {
 		return fmt.Errorf("make cluster: %w", err)
 	}
-	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, c.Binaries.initDB(), "-D", c.Data, "-U", Role, "-E", "UTF8", "--locale="+o.Locale,
-		"--auth-local=peer", "--auth-host=reject", "--data-checksums")
-	c.prepare(cmd, nil, nil)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr.Credential = c.Owner.credential()
-	if err := cmd.Run(); err != nil {
+	output, err := scratch("")
+	if err != nil {
+		return err
+	}
+	defer output.Close()
+	cmd, _, err := c.launch(ctx, output, nil, []string{c.Binaries.initDB(), "-D", c.Data, "-U", Role, "-E", "UTF8", "--locale=" + o.Locale,
+		"--auth-local=peer", "--auth-host=reject", "--data-checksums"})
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	err = cmd.Wait()
+	stop()
+	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-		e := &sandglass.Error{Code: sandglass.CodeServerFailed, Op: "make cluster", Err: fmt.Errorf("%w: %s", err, out.String()),
+		said, _ := readAll(output)
+		lines := strings.Split(strings.TrimSpace(said), "\n")
+		e := &sandglass.Error{Code: sandglass.CodeServerFailed, Op: "make cluster", Err: fmt.Errorf("%w: %s", err, said),
 			Message: "A new PostgreSQL cluster could not be made: " + lines[len(lines)-1], Remedy: "Look at the log of `sandglass serve`."}
 		for _, line := range lines {
 			if strings.Contains(line, "error:") || strings.Contains(line, "FATAL:") {
 				e.Message = "A new PostgreSQL cluster could not be made: " + strings.TrimSpace(line)
 			}
 		}
-		if strings.Contains(out.String(), "No space left on device") {
+		if strings.Contains(said, "No space left on device") {
 			e.Code, e.Remedy = sandglass.CodeDiskFull, "Free some space on the disk of the state folder and try again."
 		}
 		return e
@@ -90,7 +96,7 @@ func SingleUser(ctx context.Context, c Config, database string, sql ...string) (
 		return "", err
 	}
 	defer output.Close()
-	args := append([]string{"--single", "-j", "-D", c.Data}, c.fixed()...)
+	args := append([]string{c.Binaries.Postgres(), "--single", "-j", "-D", c.Data}, c.fixed()...)
 	args = append(args, "-c", "exit_on_error=on", "-c", "log_min_messages=warning", "-c", "log_statement=none", database)
 	cmd, _, err := c.launch(ctx, output, stdin, args)
 	if err != nil {

@@ -79,6 +79,18 @@ func owner(t *testing.T) server.Owner {
 	return o
 }
 
+// volumeOwner is whose a volume is: as root, a user's without an account.
+func volumeOwner(t *testing.T) server.Owner {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return owner(t)
+	}
+	running := server.RunningUIDs()
+	uid, err := server.DefaultUIDs.Choose(nil, func(uid int) bool { return running[uid] || server.HasAccount(uid) })
+	must(t, err)
+	return server.UIDOwner(uid)
+}
+
 // helper is a copy of the test binary that the server's user can run.
 func helper(t *testing.T, dir string) string {
 	t.Helper()
@@ -277,12 +289,12 @@ type copyOf struct {
 
 func newCopy(t *testing.T, dir string, i image, wal walserve.Source) copyOf {
 	t.Helper()
-	o := owner(t)
+	o := volumeOwner(t)
 	log := slog.New(slog.DiscardHandler)
-	d := volume.NewFull(filepath.Join(dir, "volumes"), o.UID, o.GID, log)
+	d := volume.NewFull(filepath.Join(dir, "volumes"), log)
 	must(t, os.MkdirAll(filepath.Join(dir, "volumes"), 0o711))
 	id := fmt.Sprintf("v%d", time.Now().UnixNano()%1e6)
-	must(t, d.Create(testContext(t), id, i, func(int64) {}))
+	must(t, d.Create(testContext(t), id, volume.Owner{UID: o.UID, GID: o.GID}, i, func(int64) {}))
 	l := d.Layout(id)
 	s, err := walserve.Listen(wal, walserve.Options{Socket: filepath.Join(l.Run, "wal.sock"), Dir: filepath.Join(l.Run, "wal"), UID: o.UID, GID: o.GID, Log: log})
 	must(t, err)

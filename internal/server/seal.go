@@ -34,7 +34,8 @@ type sealSpec struct {
 	ReadOnly []string `json:"read_only"`
 	Masked   []string `json:"masked"` // folders of other servers' sockets
 	Loopback bool     `json:"loopback,omitempty"`
-	Dir      string   `json:"dir,omitempty"` // working folder
+	Account  string   `json:"account,omitempty"` // name that UID is to have in the view's /etc/passwd
+	Dir      string   `json:"dir,omitempty"`     // working folder
 	// Args is the program and its arguments. None: check the seal from inside and end.
 	Args []string `json:"args"`
 	// Guest is given for a command beside a server; Args are then the command's.
@@ -54,14 +55,17 @@ func (c Config) helper() string {
 	return strings.TrimSuffix(path, " (deleted)")
 }
 
-// launchSealed starts postgres in namespaces: network, mounts and, where possible, users. A user
+// launchSealed starts postgres, or initdb, in namespaces: network, mounts and, where possible, users. A user
 // namespace is tried first, also by root: in it a process can't reach, by way of /proc, another one of
 // the same user outside. There is no PID or IPC namespace, because postmaster.pid and the shared memory
 // it names, PostgreSQL's guard against two servers on one folder, work only across one of each.
 func (c Config) launchSealed(ctx context.Context, log, stdin *os.File, args []string) (*exec.Cmd, error) {
 	spec := sealSpec{UID: c.Owner.UID, GID: c.Owner.GID, Volume: c.Seal.Volume, Loopback: c.Seal.Loopback, Dir: c.Data,
 		ReadOnly: append([]string{c.Binaries.prefix(), c.helper()}, c.Seal.ReadOnly...),
-		Args:     append([]string{c.Binaries.Postgres()}, args...)}
+		Args:     args}
+	if c.Owner.NoAccount {
+		spec.Account = c.Owner.Name
+	}
 	return c.seal(ctx, spec, func(cmd *exec.Cmd) { c.prepare(cmd, log, stdin) })
 }
 

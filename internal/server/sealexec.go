@@ -104,7 +104,7 @@ type source struct {
 // buildView makes the file system the server sees, and leaves the host's.
 func (s sealSpec) buildView() error {
 	v := view{s, map[string]source{}}
-	for _, step := range []func() error{v.openSources, v.enterStage, v.showDevices, v.showSystem, v.showVolume, v.showSocket, v.leaveHost} {
+	for _, step := range []func() error{v.openSources, v.enterStage, v.showDevices, v.showSystem, v.showAccount, v.showVolume, v.showSocket, v.leaveHost} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -194,6 +194,33 @@ func (v view) showSystem() error {
 		if err := unix.Mount("tmpfs", newRoot+dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_RDONLY, "mode=0555,size=4k"); err != nil {
 			return fmt.Errorf("cover %s: %w", dir, err)
 		}
+	}
+	return nil
+}
+
+// showAccount gives the server's user, which the host does not know, a line in an /etc/passwd of the view's own: initdb and
+// single-user mode start only as somebody with a name (get_user_name_or_exit in common/username.c).
+func (v view) showAccount() error {
+	if v.Account == "" {
+		return nil
+	}
+	const host, own = "/etc/passwd", "/passwd" // own lies on the stage, which stays for as long as it is shown
+	text, err := os.ReadFile(oldRoot + host)
+	if err != nil {
+		return fmt.Errorf("read the accounts: %w", err)
+	}
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		text = append(text, '\n')
+	}
+	text = fmt.Appendf(text, "%s:x:%d:%d:Sandglass:/:/usr/sbin/nologin\n", v.Account, v.UID, v.GID)
+	if err := errors.Join(os.WriteFile(own, text, 0o644), os.Chmod(own, 0o644)); err != nil { // whatever the umask
+		return fmt.Errorf("write the accounts: %w", err)
+	}
+	if err := unix.Mount(own, newRoot+host, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("show the accounts: %w", err)
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, newRoot+host, 0, &unix.MountAttr{Attr_set: readOnly}); err != nil {
+		return fmt.Errorf("protect the accounts: %w", err)
 	}
 	return nil
 }

@@ -26,6 +26,8 @@ const Port = 5432
 type Owner struct {
 	Name     string
 	UID, GID int
+	// NoAccount says that the host knows nobody of that name and number; see UIDOwner.
+	NoAccount bool
 }
 
 // ServerOwner is the user that servers run as. PostgreSQL refuses to run as root, so that root uses
@@ -36,7 +38,7 @@ func ServerOwner(name string) (Owner, error) {
 		if err != nil {
 			return Owner{}, fmt.Errorf("find out who runs servers: %w", err)
 		}
-		return Owner{u.Username, os.Geteuid(), os.Getegid()}, nil
+		return Owner{Name: u.Username, UID: os.Geteuid(), GID: os.Getegid()}, nil
 	}
 	if name == "" {
 		name = "postgres"
@@ -56,7 +58,7 @@ func ServerOwner(name string) (Owner, error) {
 		return Owner{}, &sandglass.Error{Code: sandglass.CodeConfig, Op: "find server owner",
 			Message: "PostgreSQL servers can't run as root.", Remedy: "Name another operating system user in the configuration."}
 	}
-	return Owner{name, uid, gid}, nil
+	return Owner{Name: name, UID: uid, GID: gid}, nil
 }
 
 // Config is everything needed to run one server. The same Config starts it, adopts it and connects to it.

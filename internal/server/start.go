@@ -10,9 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sandglass"
 )
@@ -66,7 +69,7 @@ func Start(ctx context.Context, c Config) (*Postmaster, error) {
 	if _, err := os.Stat(filepath.Join(c.Data, "recovery.signal")); err == nil {
 		p.recovering = true
 	}
-	cmd, sealed, err := c.launch(ctx, log, nil, append([]string{"-D", c.Data}, c.fixed()...))
+	cmd, sealed, err := c.launch(ctx, log, nil, append([]string{c.Binaries.Postgres(), "-D", c.Data}, c.fixed()...))
 	if err != nil {
 		return nil, p.explain(err)
 	}
@@ -114,7 +117,7 @@ func (c Config) openLog() (*os.File, error) {
 	return f, nil
 }
 
-// launch starts `postgres` with the arguments, sealed or in the open, with output to log.
+// launch starts `postgres` or `initdb`, which args begin with, sealed or in the open, with output to log.
 // It returns after exec: a seal that can't be made is an error here.
 func (c Config) launch(ctx context.Context, log, stdin *os.File, args []string) (cmd *exec.Cmd, sealed bool, err error) {
 	if c.Seal != nil {
@@ -126,13 +129,32 @@ func (c Config) launch(ctx context.Context, log, stdin *os.File, args []string) 
 			return nil, false, err
 		}
 	}
-	cmd = exec.Command(c.Binaries.Postgres(), args...)
+	cmd = exec.Command(args[0], args[1:]...)
 	c.prepare(cmd, log, stdin)
 	cmd.SysProcAttr.Credential = c.Owner.credential()
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if c.Owner.NoAccount {
+		start = func() error { return startNoNewPrivileges(cmd) }
+	}
+	if err := start(); err != nil {
 		return nil, false, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	return cmd, false, nil
+}
+
+// startNoNewPrivileges starts a command that gains no rights by any program it runs (PR_SET_NO_NEW_PRIVS in prctl(2)): a setuid
+// file that somebody left on the host can't make a server's user another volume's, as the seal can't either.
+func startNoNewPrivileges(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread, which has given up its rights, ends with this goroutine
+		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+	}()
+	return <-started
 }
 
 // prepare gives a command what every process of a server has: a session of its own, so that it

@@ -27,15 +27,14 @@ const incomplete = "incomplete"
 
 // Full keeps each volume as a plain folder, with all of its image's files.
 type Full struct {
-	dir      string
-	uid, gid int
-	log      *slog.Logger
+	dir string
+	log *slog.Logger
 }
 
 var _ Driver = (*Full)(nil)
 
-// NewFull keeps volumes in dir, for servers that run as uid and gid.
-func NewFull(dir string, uid, gid int, log *slog.Logger) *Full { return &Full{dir, uid, gid, log} }
+// NewFull keeps volumes in dir.
+func NewFull(dir string, log *slog.Logger) *Full { return &Full{dir, log} }
 
 // Name is "full".
 func (f *Full) Name() string { return "full" }
@@ -65,7 +64,7 @@ func (f *Full) Complete(ctx context.Context, id string) (bool, error) {
 }
 
 // Create makes a volume of an image.
-func (f *Full) Create(ctx context.Context, id string, s Source, progress func(doneBytes int64)) error {
+func (f *Full) Create(ctx context.Context, id string, o Owner, s Source, progress func(doneBytes int64)) error {
 	return f.create(ctx, id, func(l Layout) error {
 		tablespace := func(oid string) string { return filepath.Join(l.Tablespaces, oid) }
 		if err := s.Restore(ctx, l.Data, tablespace, progress); err != nil {
@@ -74,13 +73,13 @@ func (f *Full) Create(ctx context.Context, id string, s Source, progress func(do
 		if err := redirectTablespaces(l); err != nil {
 			return err
 		}
-		return f.own(ctx, l.Root)
+		return own(ctx, l.Root, o)
 	})
 }
 
 // CreateEmpty makes a volume with an empty data folder.
-func (f *Full) CreateEmpty(ctx context.Context, id string) error {
-	return f.create(ctx, id, func(l Layout) error { return f.own(ctx, l.Root) })
+func (f *Full) CreateEmpty(ctx context.Context, id string, o Owner) error {
+	return f.create(ctx, id, func(l Layout) error { return own(ctx, l.Root, o) })
 }
 
 // create makes the folders, has them filled, and takes the mark away once all is on the disk.
@@ -198,8 +197,8 @@ func isOID(s string) bool {
 	return err == nil
 }
 
-// own gives all files to the server's user, and keeps others out of the folders it insists on.
-func (f *Full) own(ctx context.Context, root string) error {
+// own gives all files to their owner, and keeps others out of the folders that a server insists on.
+func own(ctx context.Context, root string, o Owner) error {
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -207,7 +206,7 @@ func (f *Full) own(ctx context.Context, root string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return os.Lchown(path, f.uid, f.gid)
+		return os.Lchown(path, o.UID, o.GID)
 	})
 	if err != nil {
 		return err

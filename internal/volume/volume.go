@@ -22,11 +22,11 @@ type Source interface {
 type Driver interface {
 	// Name is the driver's name, as volumes record it.
 	Name() string
-	// Create makes a volume of an image, whole and durable when it returns. A half-made one is made
+	// Create makes a volume of an image, all of it the owner's, whole and durable when it returns. A half-made one is made
 	// anew, a complete one left as it is. A failure leaves nothing behind.
-	Create(ctx context.Context, id string, s Source, progress func(doneBytes int64)) error
+	Create(ctx context.Context, id string, o Owner, s Source, progress func(doneBytes int64)) error
 	// CreateEmpty makes a volume with an empty data folder, for a new cluster. A complete one is left as it is.
-	CreateEmpty(ctx context.Context, id string) error
+	CreateEmpty(ctx context.Context, id string, o Owner) error
 	// Layout is where a volume's parts are, whether it is there or not.
 	Layout(id string) Layout
 	// Complete says whether the volume is there and whole.
@@ -40,6 +40,9 @@ type Driver interface {
 	// Free is the space left for volumes, in bytes.
 	Free(ctx context.Context) (int64, error)
 }
+
+// Owner is the user and the group that a volume's files belong to: those of its servers.
+type Owner struct{ UID, GID int }
 
 // Layout is where a volume's parts are.
 type Layout struct {

@@ -62,7 +62,7 @@ func must(t *testing.T, err error) {
 }
 
 // conform is what every driver must do.
-func conform(t *testing.T, d volume.Driver, uid int) {
+func conform(t *testing.T, d volume.Driver, o volume.Owner) {
 	ctx := t.Context()
 	want := func(id string, complete bool) {
 		t.Helper()
@@ -75,8 +75,8 @@ func conform(t *testing.T, d volume.Driver, uid int) {
 		must(t, d.Destroy(ctx, "life0001")) // nothing there
 		var last int64
 		runs := 0
-		must(t, d.Create(ctx, "life0001", image{runs: &runs}, func(n int64) { last = n }))
-		must(t, d.Create(ctx, "life0001", image{runs: &runs}, func(int64) {}))
+		must(t, d.Create(ctx, "life0001", o, image{runs: &runs}, func(n int64) { last = n }))
+		must(t, d.Create(ctx, "life0001", o, image{runs: &runs}, func(int64) {}))
 		if runs != 1 || last == 0 {
 			t.Errorf("restored %d times with %d bytes of progress; want once", runs, last)
 		}
@@ -101,7 +101,7 @@ func conform(t *testing.T, d volume.Driver, uid int) {
 		}
 	})
 	t.Run("private", func(t *testing.T) {
-		must(t, d.Create(ctx, "priv0001", image{}, func(int64) {}))
+		must(t, d.Create(ctx, "priv0001", o, image{}, func(int64) {}))
 		l := d.Layout("priv0001")
 		for _, dir := range []string{l.Root, l.Data, l.Tablespaces, l.Run, l.Log} {
 			info, err := os.Stat(dir)
@@ -110,14 +110,32 @@ func conform(t *testing.T, d volume.Driver, uid int) {
 				t.Errorf("%s has mode %v", dir, info.Mode())
 			}
 		}
-		out, err := exec.CommandContext(ctx, "find", l.Root, "!", "-user", fmt.Sprint(uid)).CombinedOutput()
-		if err != nil || len(out) > 0 {
-			t.Errorf("not the server's own: %v %s", err, out)
+		foreign := func(root string, o volume.Owner) {
+			t.Helper()
+			out, err := exec.CommandContext(ctx, "find", root, "!", "-uid", fmt.Sprint(o.UID), "-o", "!", "-gid", fmt.Sprint(o.GID)).CombinedOutput()
+			if err != nil || len(out) > 0 {
+				t.Errorf("not its owner's: %v %s", err, out)
+			}
 		}
+		foreign(l.Root, o)
 		must(t, d.Destroy(ctx, "priv0001"))
+		if os.Geteuid() != 0 {
+			return // nobody else can be its owner
+		}
+		other := volume.Owner{UID: o.UID - 1, GID: o.GID - 2} // beside one another, and of numbers that no account has
+		must(t, d.CreateEmpty(ctx, "priv0001", o))
+		must(t, d.Create(ctx, "priv0002", other, image{}, func(int64) {}))
+		must(t, d.CreateEmpty(ctx, "priv0003", other))
+		must(t, d.CreateEmpty(ctx, "priv0001", other)) // a complete one stays as it is
+		foreign(d.Layout("priv0001").Root, o)
+		foreign(d.Layout("priv0002").Root, other)
+		foreign(d.Layout("priv0003").Root, other)
+		for _, id := range []string{"priv0001", "priv0002", "priv0003"} {
+			must(t, d.Destroy(ctx, id))
+		}
 	})
 	t.Run("tablespaces", func(t *testing.T) {
-		must(t, d.Create(ctx, "tabl0001", image{}, func(int64) {}))
+		must(t, d.Create(ctx, "tabl0001", o, image{}, func(int64) {}))
 		l := d.Layout("tabl0001")
 		b, err := os.ReadFile(filepath.Join(l.Data, "tablespace_map"))
 		must(t, err)
@@ -136,7 +154,7 @@ func conform(t *testing.T, d volume.Driver, uid int) {
 		must(t, d.Destroy(ctx, "tabl0001"))
 	})
 	t.Run("half-made", func(t *testing.T) {
-		err := d.Create(ctx, "half0001", image{fail: fmt.Errorf("write chunk: %w", unix.ENOSPC)}, func(int64) {})
+		err := d.Create(ctx, "half0001", o, image{fail: fmt.Errorf("write chunk: %w", unix.ENOSPC)}, func(int64) {})
 		if sandglass.CodeOf(err) != sandglass.CodeDiskFull {
 			t.Errorf("a full disk said %v", err)
 		}
@@ -148,15 +166,15 @@ func conform(t *testing.T, d volume.Driver, uid int) {
 		go func() {
 			defer close(killed)
 			defer func() { recover() }()
-			d.Create(ctx, "half0001", panicking{}, func(int64) {})
+			d.Create(ctx, "half0001", o, panicking{}, func(int64) {})
 		}()
 		<-killed
-		must(t, d.Create(ctx, "half0001", image{}, func(int64) {}))
+		must(t, d.Create(ctx, "half0001", o, image{}, func(int64) {}))
 		want("half0001", true)
 		must(t, d.Destroy(ctx, "half0001"))
 	})
 	t.Run("in use", func(t *testing.T) {
-		must(t, d.CreateEmpty(ctx, "used0001"))
+		must(t, d.CreateEmpty(ctx, "used0001", o))
 		l := d.Layout("used0001")
 		// A process that looks like a server's: it works in the data folder, by that name.
 		fake := filepath.Join(t.TempDir(), "postgres")
@@ -177,14 +195,14 @@ func conform(t *testing.T, d volume.Driver, uid int) {
 			if err := d.Destroy(ctx, id); sandglass.CodeOf(err) != sandglass.CodeVolumeUnknown {
 				t.Errorf("destroying %q said %v", id, err)
 			}
-			if err := d.CreateEmpty(ctx, id); sandglass.CodeOf(err) != sandglass.CodeVolumeUnknown {
+			if err := d.CreateEmpty(ctx, id, o); sandglass.CodeOf(err) != sandglass.CodeVolumeUnknown {
 				t.Errorf("creating %q said %v", id, err)
 			}
 		}
 	})
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(ctx)
-		err := d.Create(ctx, "canc0001", image{}, func(int64) { cancel() })
+		err := d.Create(ctx, "canc0001", o, image{}, func(int64) { cancel() })
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("a cancelled creation said %v", err)
 		}
@@ -204,11 +222,11 @@ func (panicking) Restore(ctx context.Context, root string, tablespace func(strin
 }
 
 func TestFull(t *testing.T) {
-	uid, gid := os.Geteuid(), os.Getegid()
-	if uid == 0 {
-		uid, gid = nobody, nobody
+	o := volume.Owner{UID: os.Geteuid(), GID: os.Getegid()}
+	if o.UID == 0 {
+		o = volume.Owner{UID: nobody, GID: nobody}
 	}
-	conform(t, volume.NewFull(t.TempDir(), uid, gid, slog.New(slog.DiscardHandler)), uid)
+	conform(t, volume.NewFull(t.TempDir(), slog.New(slog.DiscardHandler)), o)
 }
 
 // TestFullDisk fills a real, tiny disk.
@@ -219,8 +237,8 @@ func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	d := volume.NewFull(dir, nobody, nobody, slog.New(slog.DiscardHandler))
-	err := d.Create(t.Context(), "full0001", big{}, func(int64) {})
+	d, o := volume.NewFull(dir, slog.New(slog.DiscardHandler)), volume.Owner{UID: nobody, GID: nobody}
+	err := d.Create(t.Context(), "full0001", o, big{}, func(int64) {})
 	if sandglass.CodeOf(err) != sandglass.CodeDiskFull {
 		t.Errorf("a full disk said %v", err)
 	}
