@@ -134,7 +134,10 @@ func TestGolden(t *testing.T) {
 		},
 		"verify": func(w io.Writer) error {
 			return showVerify(w, sandglass.VerifyReport{Objects: 120, Skipped: 1, Bytes: 3 << 30, Seconds: 8.4, Damaged: []sandglass.Damage{
-				{Object: "env/prod/x/wal/000000010000000000000005", Problem: "Its bytes were changed.", Costs: "Moments after it up to the next image can't be restored.", From: at("10:00:00"), To: at("12:30:00")}}})
+				{Object: "env/prod/x/wal/000000010000000000000005", Problem: "Its bytes were changed.", Costs: "Moments after it up to the next image can't be restored.", From: at("10:00:00"), To: at("12:30:00")}}}, false)
+		},
+		"verify-all": func(w io.Writer) error {
+			return showVerify(w, sandglass.VerifyReport{Objects: 121, Bytes: 3 << 30, Seconds: 8.4}, true)
 		},
 		"repository": func(w io.Writer) error {
 			return showRepository(w, sandglass.RepositoryInfo{Path: "/srv/repo", ID: "20261101t000000-abcd", Format: 1, Created: at("08:00:00"), Recipients: []string{"age1qqq"}, Objects: 12345, Bytes: 3 << 30, FreeBytes: -1,

@@ -129,7 +129,7 @@ func (a *app) verify(ctx context.Context, cl *client.Client, again bool) error {
 	if err != nil {
 		return err
 	}
-	if err := a.print(r, func(w io.Writer) error { return showVerify(w, r) }); err != nil {
+	if err := a.print(r, func(w io.Writer) error { return showVerify(w, r, again) }); err != nil {
 		return err
 	}
 	if n := len(r.Damaged); n > 0 {
@@ -139,8 +139,12 @@ func (a *app) verify(ctx context.Context, cl *client.Client, again bool) error {
 	return nil
 }
 
-func showVerify(w io.Writer, r sandglass.VerifyReport) error {
-	fmt.Fprintf(w, "%s read (%s) in %s; %s verified before.\n", count(r.Objects, "object"), sandglass.Bytes(r.Bytes), seconds(r.Seconds), count(r.Skipped, "object"))
+func showVerify(w io.Writer, r sandglass.VerifyReport, again bool) error {
+	fmt.Fprintf(w, "%s read (%s) in %s", count(r.Objects, "object"), sandglass.Bytes(r.Bytes), seconds(r.Seconds))
+	if !again { // else all were read, whatever was verified before
+		fmt.Fprintf(w, "; %s verified before", count(r.Skipped, "object"))
+	}
+	fmt.Fprintln(w, ".")
 	for _, d := range r.Damaged {
 		fmt.Fprintf(w, "\n%s\n  %s\n  %s\n", d.Object, d.Problem, d.Costs)
 		if !d.From.IsZero() {

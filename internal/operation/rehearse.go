@@ -38,6 +38,13 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 			return err
 		}
 	}
+	looked, err := h.lookFor(ctx, run, m, in)
+	if err != nil {
+		return err
+	}
+	if err := h.searchHidden(ctx, run, st, looked); err != nil {
+		return err
+	}
 	if err := policy.Finish(ctx, st); err != nil {
 		return err
 	}
@@ -51,7 +58,7 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil {
 		return err
 	}
-	if err := h.search(ctx, run, m, in); err != nil {
+	if err := h.search(ctx, run, m, in, looked); err != nil {
 		return err
 	}
 	if err := h.stopStagingCleanly(ctx, m.Volume); err != nil { // where something was found, and accepted

@@ -7,13 +7,16 @@ package operation
 import (
 	"context"
 	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"sandglass"
@@ -79,42 +82,57 @@ func forgetSecrets(run *engine.Run) error {
 type Searched struct {
 	Values int `json:"values"`       // looked for
 	Short  int `json:"not_searched"` // too short, or too plain, to be told from anything else
+	// ShortIn says whose values those are.
+	ShortIn []string `json:"not_searched_in,omitempty"`
 	KnownHosts
 	Cut     []string `json:"cut,omitempty"` // columns with more values than are looked for
 	Odd     []string `json:"odd,omitempty"` // columns whose values lie in the files in another form than their text, which is looked for
 	Bytes   int64    `json:"bytes"`
 	Seconds float64  `json:"seconds"`
-	Found   []string `json:"found,omitempty"`
+	// Hidden are the bytes of compressed values and of addresses, which were looked through by SQL.
+	Hidden        int64    `json:"hidden_bytes"`
+	HiddenSeconds float64  `json:"hidden_seconds"`
+	Found         []string `json:"found,omitempty"`
 }
 
-// search looks through the files of the cleanly stopped copy.
-func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.Input) error {
+// looked is what is looked for, and what has been found of it.
+type looked struct {
+	Searched
+	names []string // by a needle's Of
+	index *search.Index
+}
+
+// lookFor makes the index of what must not be left.
+func (h *Host) lookFor(ctx context.Context, run *engine.Run, m memory, in policy.Input) (*looked, error) {
 	secrets, err := h.readSecrets(run)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	target, err := h.environment(ctx, run.Request.Environment)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
-		return err
+		return nil, err
 	}
 	hosts, err := h.productionHosts(ctx, m, in.Source, in.Environment)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	report := Searched{KnownHosts: hosts, Cut: secrets.Cut, Odd: secrets.Odd}
-	var names []string
+	l := &looked{Searched: Searched{KnownHosts: hosts, Cut: secrets.Cut, Odd: secrets.Odd}}
 	var needles []search.Needle
 	add := func(of string, value []byte, word bool) {
 		if !search.Searchable(value) {
-			report.Short++
+			l.Short++
+			if !slices.Contains(l.ShortIn, of) {
+				l.ShortIn = append(l.ShortIn, of)
+			}
 			return
 		}
-		names, needles = append(names, of), append(needles, search.Needle{Value: value, Of: len(names), Word: word})
+		needles = append(needles, search.Needle{Value: value, Of: len(l.names), Word: word})
+		l.names = append(l.names, of)
 	}
-	for _, host := range report.Hosts {
+	for _, host := range l.Hosts {
 		add("production's host "+host, []byte(host), true)
 	}
 	for _, s := range secrets.Values {
@@ -122,38 +140,93 @@ func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.
 			add(s.Of, s.Value, false)
 		}
 	}
-	report.Values = len(needles)
+	l.Values, l.index = len(needles), search.NewIndex(needles)
+	return l, nil
+}
+
+func (l *looked) found(of int, place string) {
+	if what := l.names[of] + " in " + place; len(l.Found) < maxFound && !slices.Contains(l.Found, what) {
+		l.Found = append(l.Found, what)
+	}
+}
+
+// maxFound is how much is said of what was found.
+const maxFound = 200
+
+// hiddenFile has what searchHidden found, for an attempt after the one that went on from there.
+const hiddenFile = "hidden.json"
+
+// searchHidden looks through the values of the running copy that its files don't show: compressed ones, and addresses.
+// An attempt before may have closed databases since (policy.Finish), so what it found is kept.
+func (h *Host) searchHidden(ctx context.Context, run *engine.Run, st policy.Staging, l *looked) error {
+	var before Searched
+	// One that was cut off is made again: nothing was closed before it was whole.
+	if text, err := os.ReadFile(filepath.Join(run.Dir, hiddenFile)); err == nil && json.Unmarshal(text, &before) == nil {
+		l.Found, l.Hidden, l.HiddenSeconds = before.Found, before.Hidden, before.HiddenSeconds
+		return nil
+	}
+	if l.index.Empty() {
+		return nil
+	}
 	began := time.Now()
-	hits, bytes, err := search.NewIndex(needles).Search(ctx, h.Volumes.Layout(m.Volume).Root, search.Options{MaxHits: 200, Progress: func(done int64) {
+	var mu sync.Mutex
+	err := policy.Stored{
+		Look: func(where string, value []byte) {
+			of := l.index.Mentioned(value)
+			mu.Lock()
+			defer mu.Unlock()
+			l.Hidden += int64(len(value))
+			for _, n := range slices.Sorted(maps.Keys(of)) {
+				l.found(n, where)
+			}
+		},
+		Progress: func(done, total int64) {
+			run.Progress(sandglass.Progress{Done: done, Total: total, Unit: "bytes", Note: "looking for production's secrets in compressed values", ETA: -1})
+		},
+	}.Read(ctx, st)
+	if err != nil {
+		return err
+	}
+	l.HiddenSeconds = time.Since(began).Seconds()
+	run.Log.Info("searched the compressed values", "bytes", l.Hidden, "seconds", l.HiddenSeconds, "found", len(l.Found))
+	return writeJSON(run.Dir, hiddenFile, l.Searched)
+}
+
+// search looks through the files of the cleanly stopped copy, and judges all that was found.
+func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.Input, l *looked) error {
+	began := time.Now()
+	hits, bytes, err := l.index.Search(ctx, h.Volumes.Layout(m.Volume).Root, search.Options{MaxHits: maxFound, Progress: func(done int64) {
 		run.Progress(sandglass.Progress{Done: done, Total: max(done, m.Bytes), Unit: "bytes", Note: "looking for production's secrets in the files", ETA: -1})
 	}})
 	if err != nil {
 		return err
 	}
-	report.Bytes, report.Seconds = bytes, time.Since(began).Seconds()
+	l.Bytes, l.Seconds = bytes, time.Since(began).Seconds()
 	for _, hit := range hits {
 		place, err := h.placeOf(ctx, run, hit.Path)
 		if err != nil {
 			return err
 		}
-		if what := names[hit.Of] + " in " + place; !slices.Contains(report.Found, what) {
-			report.Found = append(report.Found, what)
-		}
+		l.found(hit.Of, place)
 	}
-	if err := writeJSON(run.Dir, "search.json", report); err != nil {
+	if err := writeJSON(run.Dir, "search.json", l.Searched); err != nil {
 		return err
 	}
-	run.Log.Info("searched the files", "values", report.Values, "not_searched", report.Short, "bytes", bytes, "seconds", report.Seconds, "found", len(report.Found),
-		"hosts", report.Hosts, "hosts_unresolved", report.Unresolved)
+	run.Log.Info("searched the files", "values", l.Values, "not_searched", l.Short, "bytes", bytes, "seconds", l.Seconds, "found", len(l.Found),
+		"hosts", l.Hosts, "hosts_unresolved", l.Unresolved)
 	accepted := slices.Concat(run.Request.Accept, in.Environment.Accept)
-	return h.judge(ctx, run, []sandglass.Finding{report.finding(slices.Contains(accepted, CodeLeak))}, accepted)
+	return h.judge(ctx, run, []sandglass.Finding{l.finding(slices.Contains(accepted, CodeLeak))}, accepted)
 }
 
 func (s Searched) finding(accepted bool) sandglass.Finding {
 	if len(s.Found) == 0 {
-		return sandglass.Finding{Code: CodeLeak, Level: sandglass.OK, Message: fmt.Sprintf("None of %d secrets of production is in the %s of the copy's files.", s.Values, sandglass.Bytes(s.Bytes))}
+		f := sandglass.Finding{Code: CodeLeak, Level: sandglass.OK, Message: fmt.Sprintf("None of %d secrets of production is in the %s of the copy's files.", s.Values, sandglass.Bytes(s.Bytes))}
+		if s.Short > 0 {
+			f.Message += fmt.Sprintf(" Not looked for: %d values that are too short or too plain (search.json says whose).", s.Short)
+		}
+		return f
 	}
-	f := sandglass.Finding{Code: CodeLeak, Level: sandglass.Stop, Message: "Secrets of production are left in the copy's files: " + strings.Join(s.Found[:min(5, len(s.Found))], "; "),
+	f := sandglass.Finding{Code: CodeLeak, Level: sandglass.Stop, Message: "Secrets of production are left in the copy: " + strings.Join(s.Found[:min(5, len(s.Found))], "; "),
 		Remedy: "Add a rule for what holds them (see docs/PACKS.md, secret), or accept it in the sandbox's declaration (accept: [" + string(CodeLeak) + "]). The whole list is search.json of the operation's logs."}
 	if n := len(s.Found) - 5; n > 0 {
 		f.Message += fmt.Sprintf("; and %d more", n)

@@ -1,0 +1,150 @@
+// Values that can't be found by reading files byte by byte: those that PostgreSQL keeps compressed, in the row or beside it,
+// and addresses, whose bytes are four or sixteen of any kind. They are read by SQL, while the copy is still up.
+
+package policy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// Stored are the hidden values of the copy, to be looked through.
+type Stored struct {
+	// Look is called with each value and where it is: "the compressed values of public.notes.note of erp". Two workers call it;
+	// the value is only theirs until it returns.
+	Look func(where string, value []byte)
+	// Progress says how many of the tables' bytes have been read; it may be nil.
+	Progress func(done, total int64)
+}
+
+// storedColumn is a column that may have hidden values.
+type storedColumn struct {
+	Table, Name string // the table's is quoted already
+	Bytes       int64
+	// Kind says how the value is read: "address", "jsonb", "text" (of a type without a binary form) or "".
+	Kind string
+}
+
+type storedTable struct {
+	database, name string
+	bytes          int64
+	columns        []storedColumn
+}
+
+// storedColumns are all columns of varying length whose type may be compressed, whatever the column's own storage is: ALTER
+// TABLE ... SET STORAGE leaves the values of before. Catalogs are tables as well. An index needs no look of its own: what it
+// keeps compressed, the table has plain, or compressed as well.
+const storedColumns = `SELECT c.oid::regclass::text, a.attname::text, pg_relation_size(c.oid),
+	CASE WHEN b.typ IN ('inet'::regtype, 'cidr'::regtype, 'inet[]'::regtype, 'cidr[]'::regtype) THEN 'address'
+		WHEN b.typ = 'jsonb'::regtype THEN 'jsonb'
+		WHEN t.typsend = 0 OR t.typtype = 'p' OR e.typsend = 0 THEN 'text' ELSE '' END
+	FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attlen = -1 AND a.attgenerated <> 'v'
+	JOIN pg_type t ON t.oid = a.atttypid AND t.typstorage <> 'p' LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typelem <> 0
+	CROSS JOIN LATERAL (WITH RECURSIVE base(typ, kind, under) AS (SELECT t.oid, t.typtype, t.typbasetype
+		UNION ALL SELECT n.oid, n.typtype, n.typbasetype FROM base JOIN pg_type n ON n.oid = base.under WHERE base.kind = 'd')
+		SELECT typ FROM base WHERE kind <> 'd') b
+	WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated AND pg_relation_size(c.oid) > 0
+	ORDER BY 3 DESC, c.oid, a.attnum`
+
+// Read reads them from all databases that take connections.
+func (s Stored) Read(ctx context.Context, st Staging) error {
+	var names []string
+	err := st.Connect.in(ctx, home, func(conn *pgx.Conn) (err error) {
+		names, err = column(ctx, conn, `SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY 1`)
+		return err
+	})
+	var tables []storedTable
+	var total, done, next atomic.Int64
+	for _, name := range names {
+		if err == nil {
+			err = st.Connect.in(ctx, name, func(conn *pgx.Conn) error {
+				columns, err := structs[storedColumn](ctx, conn, storedColumns)
+				for _, c := range columns {
+					if n := len(tables); n == 0 || tables[n-1].database != name || tables[n-1].name != c.Table {
+						tables = append(tables, storedTable{database: name, name: c.Table, bytes: c.Bytes})
+						total.Add(c.Bytes)
+					}
+					last := &tables[len(tables)-1]
+					last.columns = append(last.columns, c)
+				}
+				return err
+			})
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("list the columns to search: %w", err)
+	}
+	workers, ctx := errgroup.WithContext(ctx)
+	for range 2 {
+		workers.Go(func() error {
+			for i := next.Add(1) - 1; i < int64(len(tables)); {
+				database := tables[i].database
+				err := st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
+					for ; i < int64(len(tables)) && tables[i].database == database; i = next.Add(1) - 1 {
+						if err := s.table(ctx, conn, tables[i]); err != nil {
+							return fmt.Errorf("search %s of %s: %w", tables[i].name, database, err)
+						}
+						if read := done.Add(tables[i].bytes); s.Progress != nil {
+							s.Progress(read, total.Load())
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return workers.Wait()
+}
+
+// table reads the hidden values of one table, a row at a time. They are asked for in binary: text and bytea are then as they
+// are, also in arrays, where COPY's text would escape them.
+func (s Stored) table(ctx context.Context, conn *pgx.Conn, t storedTable) error {
+	var values, any, where []string
+	for _, c := range t.columns {
+		name := ident(c.Name)
+		value, hidden, is := name, "pg_column_compression("+name+") IS NOT NULL", "the compressed values of "
+		switch c.Kind {
+		case "address":
+			value, hidden, is = name+"::text", name+" IS NOT NULL", "the addresses of "
+		case "text":
+			value = name + "::text"
+		case "jsonb":
+			// As text it has its numbers and keys; a string with a sign that JSON escapes is given as it is, too.
+			value = fmt.Sprintf(`%s::text || CASE WHEN position('\' IN %[1]s::text) > 0 THEN coalesce((SELECT E'\n' || string_agg(v #>> '{}', E'\n')
+				FROM jsonb_path_query(%[1]s, 'strict $.** ? (@.type() == "string")') v), '') ELSE '' END`, name)
+		}
+		values = append(values, "CASE WHEN "+hidden+" THEN "+value+" END")
+		any, where = append(any, hidden), append(where, is+t.name+"."+c.Name+" of "+t.database)
+	}
+	sql := "SELECT " + strings.Join(values, ", ") + " FROM ONLY " + t.name + " WHERE " + strings.Join(any, " OR ")
+	// The statement is read in our encoding, the values are sent in the database's own, as the secrets were read.
+	pg := conn.PgConn()
+	if _, err := pg.Prepare(ctx, "stored", sql, nil); err != nil {
+		return err
+	}
+	if _, err := pg.Exec(ctx, `SELECT set_config('client_encoding', getdatabaseencoding(), false)`).ReadAll(); err != nil {
+		return err
+	}
+	rows := pg.ExecPrepared(ctx, "stored", nil, nil, []int16{1})
+	for rows.NextRow() {
+		for i, v := range rows.Values() {
+			if v != nil {
+				s.Look(where[i], v)
+			}
+		}
+	}
+	if _, err := rows.Close(); err != nil {
+		return err
+	}
+	_, err := pg.Exec(ctx, `SET client_encoding = 'UTF8'; DEALLOCATE stored`).ReadAll()
+	return err
+}
