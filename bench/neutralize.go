@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,6 +24,7 @@ import (
 	"sandglass/internal/pack"
 	"sandglass/internal/pgtest"
 	"sandglass/internal/policy"
+	"sandglass/internal/search"
 	"sandglass/internal/server"
 )
 
@@ -85,6 +87,36 @@ func (b *bench) neutralize(ctx context.Context) (err error) {
 	limit := time.Duration(40 * float64(time.Second) * max(1, float64(b.size)/4e9))
 	b.report.add("neutralize and prove an ERP of "+b.size.String(), seconds(a), seconds(z)+" (psql script)", fmt.Sprintf("%.2f of its time", ratio),
 		fmt.Sprintf("at most 1.3, %.0f s", limit.Seconds()), ratio <= 1.3 && a <= limit)
+	return b.searchCopy(ctx, original)
+}
+
+// searchCopy measures the search of the finished copy by itself: the compressed values by SQL, then all files.
+func (b *bench) searchCopy(ctx context.Context, original *pgtest.Cluster) error {
+	var needles []search.Needle
+	for i := range 1000 {
+		needles = append(needles, search.Needle{Value: fmt.Appendf(nil, "secret-%d.prod.example", i), Of: i, Word: true})
+	}
+	index := search.NewIndex(needles)
+	var hidden, files time.Duration
+	var read, hits int64
+	_, err := b.onCopy(ctx, original, func(c *pgtest.Cluster) error {
+		var found atomic.Int64
+		begin := time.Now()
+		err := policy.Stored{Look: func(_ string, value []byte) { found.Add(int64(len(index.Mentioned(value)))) }}.Read(ctx, stagingOf(c))
+		hidden = time.Since(begin)
+		if err = errors.Join(err, c.Stop()); err != nil {
+			return err
+		}
+		begin = time.Now()
+		inFiles, bytes, err := index.Search(ctx, c.Data(), search.Options{})
+		files, read, hits = time.Since(begin), bytes, found.Load()+int64(len(inFiles))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b.note("search of the finished copy: compressed values %s, files %s for %s", seconds(hidden), seconds(files), sandglass.Bytes(read))
+	b.report.add("search of the finished files", seconds(hidden+files), "", fmt.Sprintf("%.0f MB/s", float64(read)/1e6/(hidden+files).Seconds()), "none; nothing is found", hits == 0)
 	return nil
 }
 
@@ -124,10 +156,14 @@ func (b *bench) onCopy(ctx context.Context, original *pgtest.Cluster, do func(*p
 	return time.Since(begin), errors.Join(err, c.Kill())
 }
 
-func neutralizeAndProve(ctx context.Context, c *pgtest.Cluster, in policy.Input) error {
-	st := policy.Staging{Major: c.Major, Connect: func(ctx context.Context, database string) (*pgx.Conn, error) {
+func stagingOf(c *pgtest.Cluster) policy.Staging {
+	return policy.Staging{Major: c.Major, Connect: func(ctx context.Context, database string) (*pgx.Conn, error) {
 		return pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s dbname=%s sslmode=disable", c.Socket(), c.Port, policy.OurRole, database))
 	}}
+}
+
+func neutralizeAndProve(ctx context.Context, c *pgtest.Cluster, in policy.Input) error {
+	st := stagingOf(c)
 	if _, err := policy.Neutralize(ctx, st, in); err != nil {
 		return err
 	}
