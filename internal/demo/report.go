@@ -43,7 +43,7 @@ var countedLines = []counted{
 	{"encrypted personal numbers cleared", "person-numbers person-numbers-hire",
 		"SELECT (SELECT count(*) FROM hcmpersonidentificationnumber) + (SELECT count(*) FROM hcmworkeractionhire)"},
 	{"encrypted sign-in tokens cleared", "oauth-tokens", "SELECT count(*) FROM sysoauthusertokens"},
-	{"other secrets cleared: merchants, exchange rates, fiscal codes", "merchant-properties merchant-properties-plain exchange-rate-providers fiscal-establishments fiscal-establishments-staging", ""},
+	{"other secrets cleared: merchants, exchange rates, fiscal codes", "merchant-properties merchant-properties-plain exchange-rate-providers fiscal-establishments fiscal-establishment-codes fiscal-establishments-staging", ""},
 	{"attachments cut off from production's file storage", "attachments deleted-attachments",
 		"SELECT (SELECT count(*) FROM docuvalue WHERE storageproviderid = 1 OR accessinformation <> '') + (SELECT count(*) FROM docudeletedvalue WHERE storageproviderid = 1 OR accessinformation <> '')"},
 	{"paths to production's file servers cleared", "attachment-paths deleted-attachment-paths document-templates template-folders", ""},
