@@ -9,8 +9,10 @@ import (
 	"sandglass"
 )
 
-// What PostgreSQL keeps compressed, and addresses, are found where no rule looks, though no file shows them.
+// What PostgreSQL keeps compressed or in pieces, addresses, and names that stand beside lengths which look like letters, are found
+// where no rule looks, though no file shows them.
 func TestHiddenValues(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	prod := production(t, nil)
 	prod.Exec(t, "postgres", "CREATE DATABASE erp")
@@ -21,17 +23,22 @@ func TestHiddenValues(t *testing.T) {
 		`CREATE TABLE lists (id int, names text[]); INSERT INTO lists SELECT 1, array_agg('a name like others'::text) || 'db-master.prod.example'::text FROM generate_series(1, 500)`,
 		`CREATE MATERIALIZED VIEW notes AS SELECT "a Note" || '' AS note FROM inline`,
 		`CREATE DOMAIN address AS inet; CREATE TABLE peers (id int, host address, net cidr); INSERT INTO peers VALUES (1, '10.20.30.40/24', '10.9.0.0/16')`,
-		`CREATE TABLE harmless (note text); INSERT INTO harmless VALUES (repeat('abc ', 1000))`)
+		// The length of the host, 24 bytes, is kept as the digit 3, that of the note behind it as an A.
+		`CREATE TABLE beside (host text, note text); INSERT INTO beside VALUES ('db1.erp.prod.example.com', repeat('-', 31))`,
+		`CREATE TABLE pieces (note text); ALTER TABLE pieces ALTER note SET STORAGE EXTERNAL; INSERT INTO pieces VALUES (repeat('-', 1985) || ' db-master.prod.example' || repeat('-', 1985))`,
+		`CREATE TABLE harmless (note text); INSERT INTO harmless VALUES (repeat('abc ', 1000)), ('olddb1.erp.prod.example.com is another')`)
 	want := []string{
-		"production's host db-master.prod.example in the compressed values of public.inline.a Note of erp",
-		"public.smtp.password (rule vault/smtp) in the compressed values of public.toasted.doc of erp",
-		"production's host db-master.prod.example in the compressed values of public.lists.names of erp",
-		"production's host db-master.prod.example in the compressed values of public.notes.note of erp",
+		"production's host db-master.prod.example in the large values of public.inline.a Note of erp",
+		"public.smtp.password (rule vault/smtp) in the large values of public.toasted.doc of erp",
+		"production's host db-master.prod.example in the large values of public.lists.names of erp",
+		"production's host db-master.prod.example in the large values of public.notes.note of erp",
 		"production's host 10.20.30.40 in the addresses of public.peers.host of erp",
+		"production's host db1.erp.prod.example.com in the values of public.beside.host of erp",
+		"production's host db-master.prod.example in the large values of public.pieces.note of erp",
 	}
 	if prod.Query(t, "erp", "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'") == "t" {
 		prod.Exec(t, "erp", `CREATE TABLE lz (id int, note text COMPRESSION lz4); INSERT INTO lz VALUES (1, repeat('abc ', 1000) || 'db-master.prod.example' || repeat(' xyz', 1000))`)
-		want = append(want, "production's host db-master.prod.example in the compressed values of public.lz.note of erp")
+		want = append(want, "production's host db-master.prod.example in the large values of public.lz.note of erp")
 	}
 	for _, c := range []string{`"a Note") FROM inline`, "doc) FROM toasted", "names) FROM lists", "note) FROM notes"} {
 		if prod.Query(t, "erp", "SELECT pg_column_compression("+c) == "" {
@@ -51,7 +58,7 @@ rules:
 `), 0o644))
 	must(t, s.Record(ctx, "prod", prod, func(e *sandglass.Environment) {
 		e.Databases = map[string]string{"business": "erp"}
-		e.Hosts = []string{"db-master.prod.example", "10.20.30.40"}
+		e.Hosts = []string{"db-master.prod.example", "10.20.30.40", "db1.erp.prod.example.com"}
 	}))
 	_, err := s.Sandbox(ctx, "uat", "prod", func(e *sandglass.Environment) {
 		e.Databases, e.Packs = map[string]string{"business": "erp"}, []string{"vault"}

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"sandglass"
 	"sandglass/internal/engine"
 	"sandglass/internal/policy"
@@ -89,7 +91,7 @@ type Searched struct {
 	Odd     []string `json:"odd,omitempty"` // columns whose values lie in the files in another form than their text, which is looked for
 	Bytes   int64    `json:"bytes"`
 	Seconds float64  `json:"seconds"`
-	// Hidden are the bytes of compressed values and of addresses, which were looked through by SQL.
+	// Hidden are the bytes of large and compressed values and of addresses, which were looked through by SQL.
 	Hidden        int64    `json:"hidden_bytes"`
 	HiddenSeconds float64  `json:"hidden_seconds"`
 	Found         []string `json:"found,omitempty"`
@@ -156,7 +158,7 @@ const maxFound = 200
 // hiddenFile has what searchHidden found, for an attempt after the one that went on from there.
 const hiddenFile = "hidden.json"
 
-// searchHidden looks through the values of the running copy that its files don't show: compressed ones, and addresses.
+// searchHidden looks through the values of the running copy that its files don't show: large and compressed ones, and addresses.
 // An attempt before may have closed databases since (policy.Finish), so what it found is kept.
 func (h *Host) searchHidden(ctx context.Context, run *engine.Run, st policy.Staging, l *looked) error {
 	var before Searched
@@ -181,14 +183,14 @@ func (h *Host) searchHidden(ctx context.Context, run *engine.Run, st policy.Stag
 			}
 		},
 		Progress: func(done, total int64) {
-			run.Progress(sandglass.Progress{Done: done, Total: total, Unit: "bytes", Note: "looking for production's secrets in compressed values", ETA: -1})
+			run.Progress(sandglass.Progress{Done: done, Total: total, Unit: "bytes", Note: "looking for production's secrets in large values", ETA: -1})
 		},
 	}.Read(ctx, st)
 	if err != nil {
 		return err
 	}
 	l.HiddenSeconds = time.Since(began).Seconds()
-	run.Log.Info("searched the compressed values", "bytes", l.Hidden, "seconds", l.HiddenSeconds, "found", len(l.Found))
+	run.Log.Info("searched the large values", "bytes", l.Hidden, "seconds", l.HiddenSeconds, "found", len(l.Found))
 	return writeJSON(run.Dir, hiddenFile, l.Searched)
 }
 
@@ -202,12 +204,20 @@ func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.
 		return err
 	}
 	l.Bytes, l.Seconds = bytes, time.Since(began).Seconds()
+	var parts []search.Hit
 	for _, hit := range hits {
+		if hit.Part {
+			parts = append(parts, hit)
+			continue
+		}
 		place, err := h.placeOf(ctx, run, hit.Path)
 		if err != nil {
 			return err
 		}
 		l.found(hit.Of, place)
+	}
+	if err := h.searchParts(ctx, run, l, parts); err != nil {
+		return err
 	}
 	if err := writeJSON(run.Dir, "search.json", l.Searched); err != nil {
 		return err
@@ -253,21 +263,12 @@ func (h *Host) placeOf(ctx context.Context, run *engine.Run, path string) (strin
 	if err != nil {
 		return "", err
 	}
-	name := "postgres"
-	if database != "" {
-		conn, err := st.Connect(ctx, name)
-		if err != nil {
-			return "", err
-		}
-		err = conn.QueryRow(ctx, `SELECT datname::text FROM pg_database WHERE oid = $1::text::oid`, database).Scan(&name)
-		conn.Close(context.WithoutCancel(ctx))
-		if err != nil {
-			return "the file " + path, nil // of a database that is gone
-		}
-	}
-	conn, err := st.Connect(ctx, name)
+	conn, name, err := openDatabaseOf(ctx, st, database)
 	if err != nil {
 		return "", err
+	}
+	if conn == nil {
+		return "the file " + path, nil
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	var what string
@@ -281,6 +282,79 @@ func (h *Host) placeOf(ctx context.Context, run *engine.Run, path string) (strin
 		what += " of " + name
 	}
 	return what + " (" + path + ")", nil
+}
+
+// openDatabaseOf opens the database with an OID ("": that of shared relations, any will do); nil when there is none that can be opened.
+func openDatabaseOf(ctx context.Context, st policy.Staging, oid string) (conn *pgx.Conn, name string, err error) {
+	if conn, err = st.Connect(ctx, "postgres"); err != nil || oid == "" {
+		return conn, "postgres", err
+	}
+	err = conn.QueryRow(ctx, `SELECT datname::text FROM pg_database WHERE oid = $1::text::oid AND datallowconn`, oid).Scan(&name)
+	conn.Close(context.WithoutCancel(ctx))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, "", nil
+	}
+	if err == nil {
+		conn, err = st.Connect(ctx, name)
+	}
+	return conn, name, err
+}
+
+// searchParts looks at names that stand beside letters or digits in relations' files: whether these belong to a longer name, only the
+// values tell. The staging server is started for that once more.
+func (h *Host) searchParts(ctx context.Context, run *engine.Run, l *looked, parts []search.Hit) error {
+	type table struct{ database, oid string }
+	wanted := map[table]map[int]bool{}
+	for _, hit := range parts {
+		space, database, node := fileOf(hit.Path)
+		if node == "" {
+			continue // no values of anybody's lie there by themselves
+		}
+		st, _, _, err := h.copyOf(ctx, run)
+		if err != nil {
+			return err
+		}
+		conn, name, err := openDatabaseOf(ctx, st, database)
+		if err != nil {
+			return err
+		}
+		if conn == nil {
+			l.found(hit.Of, "the file "+hit.Path) // it can't be told from a whole one
+			continue
+		}
+		t := table{database: name}
+		err = conn.QueryRow(ctx, `WITH of (file, relation) AS (SELECT c.oid, coalesce(i.indrelid, c.oid) FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
+				WHERE c.oid = pg_filenode_relation($1::text::oid, $2::text::oid))
+			SELECT coalesce((SELECT t.oid FROM pg_class t WHERE t.reltoastrelid = relation), relation)::text FROM of`, space, node).Scan(&t.oid)
+		conn.Close(context.WithoutCancel(ctx))
+		if errors.Is(err, pgx.ErrNoRows) {
+			continue // a file that belongs to no relation any more goes with its next checkpoint
+		}
+		if err != nil {
+			return err
+		}
+		if wanted[t] == nil {
+			wanted[t] = map[int]bool{}
+		}
+		wanted[t][hit.Of] = true
+	}
+	for t, of := range wanted {
+		st, _, _, err := h.copyOf(ctx, run)
+		if err != nil {
+			return err
+		}
+		err = policy.Stored{Look: func(where string, value []byte) {
+			for n := range l.index.Mentioned(value) {
+				if of[n] {
+					l.found(n, where)
+				}
+			}
+		}}.ReadTable(ctx, st, t.database, t.oid)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fileOf reads the path of a relation's file in a volume (storage/relpath in common/relpath.c): the tablespace's OID,

@@ -18,8 +18,13 @@ import (
 // also where PostgreSQL keeps the value in pieces of its own (TOAST_MAX_CHUNK_SIZE in access/heaptoast.h).
 const MaxSecret = 1024
 
-// maxSecrets bounds the values of one column, so that a rule on a huge table can't take all memory.
-const maxSecrets = 200_000
+// Bounds of what is looked for, so that rules on huge tables can't take all memory: the values of one column, and
+// the bytes of all, each with what it takes besides.
+const (
+	maxSecrets     = 200_000
+	maxSecretBytes = 24 << 20
+	secretOverhead = 128
+)
 
 // Secret is a value of production.
 type Secret struct {
@@ -34,6 +39,7 @@ type Secrets struct {
 	// Cut names columns with more values than can be looked for, Odd those of types whose values lie in the files in a form of
 	// their own: as text they are found in other places only.
 	Cut, Odd []string
+	bytes    int // that Values take
 }
 
 // ReadSecrets reads them from the untouched copy.
@@ -124,17 +130,19 @@ func (s *Secrets) column(ctx context.Context, q querier, r pack.Rule, t relation
 	if err != nil {
 		return err
 	}
-	values, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
-	if err != nil {
-		return err
-	}
-	if len(values) > maxSecrets {
-		s.Cut, values = append(s.Cut, of), values[:maxSecrets]
-	}
-	for _, v := range values {
+	defer rows.Close()
+	for n := 0; rows.Next(); n++ {
+		var v []byte
+		if err := rows.Scan(&v); err != nil {
+			return err
+		}
+		if s.bytes += len(v) + secretOverhead; n == maxSecrets || s.bytes > maxSecretBytes {
+			s.Cut = append(s.Cut, of)
+			return nil
+		}
 		s.Values = append(s.Values, Secret{of, v})
 	}
-	return nil
+	return rows.Err()
 }
 
 // stored is SQL for the values of a column, one by one where it holds several, and for the bytes of one, v, as they lie in

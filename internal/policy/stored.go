@@ -1,5 +1,5 @@
-// Values that can't be found by reading files byte by byte: those that PostgreSQL keeps compressed, in the row or beside it,
-// and addresses, whose bytes are four or sixteen of any kind. They are read by SQL, while the copy is still up.
+// Values that can't be found by reading files byte by byte: those that PostgreSQL keeps compressed, in the row or beside it, or in
+// several pieces, and addresses, whose bytes are four or sixteen of any kind. They are read by SQL, while the copy is still up.
 
 package policy
 
@@ -15,7 +15,7 @@ import (
 
 // Stored are the hidden values of the copy, to be looked through.
 type Stored struct {
-	// Look is called with each value and where it is: "the compressed values of public.notes.note of erp". Two workers call it;
+	// Look is called with each value and where it is: "the large values of public.notes.note of erp". Two workers call it;
 	// the value is only theirs until it returns.
 	Look func(where string, value []byte)
 	// Progress says how many of the tables' bytes have been read; it may be nil.
@@ -43,12 +43,12 @@ const storedColumns = `SELECT c.oid::regclass::text, a.attname::text, pg_relatio
 	CASE WHEN b.typ IN ('inet'::regtype, 'cidr'::regtype, 'inet[]'::regtype, 'cidr[]'::regtype) THEN 'address'
 		WHEN b.typ = 'jsonb'::regtype THEN 'jsonb'
 		WHEN t.typsend = 0 OR t.typtype = 'p' OR e.typsend = 0 THEN 'text' ELSE '' END
-	FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attlen = -1 AND a.attgenerated <> 'v'
-	JOIN pg_type t ON t.oid = a.atttypid AND t.typstorage <> 'p' LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typelem <> 0
+	FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
+	JOIN pg_type t ON t.oid = a.atttypid AND (a.attlen = -1 AND t.typstorage <> 'p' OR t.oid = 'name'::regtype AND $1 <> '') LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typelem <> 0
 	CROSS JOIN LATERAL (WITH RECURSIVE base(typ, kind, under) AS (SELECT t.oid, t.typtype, t.typbasetype
 		UNION ALL SELECT n.oid, n.typtype, n.typbasetype FROM base JOIN pg_type n ON n.oid = base.under WHERE base.kind = 'd')
 		SELECT typ FROM base WHERE kind <> 'd') b
-	WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated AND pg_relation_size(c.oid) > 0
+	WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relispopulated AND pg_relation_size(c.oid) > 0 AND $1 IN ('', c.oid::text)
 	ORDER BY 3 DESC, c.oid, a.attnum`
 
 // Read reads them from all databases that take connections.
@@ -63,7 +63,7 @@ func (s Stored) Read(ctx context.Context, st Staging) error {
 	for _, name := range names {
 		if err == nil {
 			err = st.Connect.in(ctx, name, func(conn *pgx.Conn) error {
-				columns, err := structs[storedColumn](ctx, conn, storedColumns)
+				columns, err := structs[storedColumn](ctx, conn, storedColumns, "")
 				for _, c := range columns {
 					if n := len(tables); n == 0 || tables[n-1].database != name || tables[n-1].name != c.Table {
 						tables = append(tables, storedTable{database: name, name: c.Table, bytes: c.Bytes})
@@ -86,7 +86,7 @@ func (s Stored) Read(ctx context.Context, st Staging) error {
 				database := tables[i].database
 				err := st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
 					for ; i < int64(len(tables)) && tables[i].database == database; i = next.Add(1) - 1 {
-						if err := s.table(ctx, conn, tables[i]); err != nil {
+						if err := s.table(ctx, conn, tables[i], false); err != nil {
 							return fmt.Errorf("search %s of %s: %w", tables[i].name, database, err)
 						}
 						if read := done.Add(tables[i].bytes); s.Progress != nil {
@@ -105,13 +105,30 @@ func (s Stored) Read(ctx context.Context, st Staging) error {
 	return workers.Wait()
 }
 
-// table reads the hidden values of one table, a row at a time. They are asked for in binary: text and bytea are then as they
+// ReadTable reads all texts of one table, by its OID, and what else is of no fixed length.
+func (s Stored) ReadTable(ctx context.Context, st Staging, database, oid string) error {
+	return st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
+		columns, err := structs[storedColumn](ctx, conn, storedColumns, oid)
+		if err != nil || len(columns) == 0 {
+			return err
+		}
+		if err := s.table(ctx, conn, storedTable{database, columns[0].Table, columns[0].Bytes, columns}, true); err != nil {
+			return fmt.Errorf("search %s of %s: %w", columns[0].Table, database, err)
+		}
+		return nil
+	})
+}
+
+// chunk is how much of a value lies in one piece in the files (TOAST_MAX_CHUNK_SIZE in access/heaptoast.h, of the usual pages).
+const chunk = 1996
+
+// table reads the hidden values of one table, or all, a row at a time. They are asked for in binary: text and bytea are then as they
 // are, also in arrays, where COPY's text would escape them.
-func (s Stored) table(ctx context.Context, conn *pgx.Conn, t storedTable) error {
+func (s Stored) table(ctx context.Context, conn *pgx.Conn, t storedTable, all bool) error {
 	var values, any, where []string
 	for _, c := range t.columns {
 		name := ident(c.Name)
-		value, hidden, is := name, "pg_column_compression("+name+") IS NOT NULL", "the compressed values of "
+		value, hidden, is := name, fmt.Sprintf("(pg_column_compression(%s) IS NOT NULL OR pg_column_size(%[1]s) > %d)", name, chunk), "the large values of "
 		switch c.Kind {
 		case "address":
 			value, hidden, is = name+"::text", name+" IS NOT NULL", "the addresses of "
@@ -121,6 +138,9 @@ func (s Stored) table(ctx context.Context, conn *pgx.Conn, t storedTable) error 
 			// As text it has its numbers and keys; a string with a sign that JSON escapes is given as it is, too.
 			value = fmt.Sprintf(`%s::text || CASE WHEN position('\' IN %[1]s::text) > 0 THEN coalesce((SELECT E'\n' || string_agg(v #>> '{}', E'\n')
 				FROM jsonb_path_query(%[1]s, 'strict $.** ? (@.type() == "string")') v), '') ELSE '' END`, name)
+		}
+		if all {
+			hidden, is = name+" IS NOT NULL", "the values of "
 		}
 		values = append(values, "CASE WHEN "+hidden+" THEN "+value+" END")
 		any, where = append(any, hidden), append(where, is+t.name+"."+c.Name+" of "+t.database)

@@ -13,6 +13,7 @@ const (
 	MinLength   = 8    // bytes; what is shorter is found everywhere
 	MaxLength   = 1024 // bytes; of a longer value its beginning
 	minDistinct = 4    // different bytes; "********" is nobody's secret
+	beside      = 2    // bytes next to a name that say whether it is a whole one; see alone
 )
 
 // Needle is a value to look for.
@@ -20,8 +21,8 @@ type Needle struct {
 	Value []byte
 	// Of is what the caller knows the value by; a Hit has the same.
 	Of int
-	// Word is a name or an address in ASCII, which counts only where no letter, digit or dash is beside it, and whose
-	// letters may be large or small.
+	// Word is a name or an address in ASCII, which counts only where it is not part of a longer one, and whose letters may be
+	// large or small.
 	Word bool
 }
 
@@ -47,7 +48,7 @@ type Index struct {
 	bits    []uint64 // a power of two of them
 	shift   uint
 	windows map[uint64][]entry
-	longest int // needle
+	reach   int // how far from a window a needle goes, and what is beside it
 }
 
 type entry struct {
@@ -80,7 +81,7 @@ func NewIndex(needles []Needle) *Index {
 		h := hash(w)
 		x.bits[h>>x.shift] |= mask(h)
 		x.windows[w] = append(x.windows[w], entry{n, offset})
-		x.longest = max(x.longest, len(n.Value))
+		x.reach = max(x.reach, len(n.Value)+beside)
 	}
 	return x
 }
@@ -139,7 +140,7 @@ func window(value []byte, counts map[uint64]int) int {
 }
 
 // scan calls found for each needle in b whose window begins in b[from:to]. What lies around that must be in b as far
-// as the longest needle reaches, or not be there at all.
+// as x.reach, or not be there at all.
 func (x *Index) scan(b []byte, from, to int, found func(e entry, at int)) {
 	bitmap, shift := x.bits, x.shift
 	to = min(to, len(b)-MinLength+1)
@@ -162,7 +163,7 @@ func (x *Index) scan(b []byte, from, to int, found func(e entry, at int)) {
 	}
 }
 
-// in says whether the needle is at b[at:].
+// in says whether the needle's bytes are at b[at:].
 func (n Needle) in(b []byte, at int) bool {
 	end := at + len(n.Value)
 	if end > len(b) {
@@ -171,13 +172,20 @@ func (n Needle) in(b []byte, at int) bool {
 	if !n.Word {
 		return bytes.Equal(b[at:end], n.Value)
 	}
-	return bytes.EqualFold(b[at:end], n.Value) && alone(b, at, end)
+	return bytes.EqualFold(b[at:end], n.Value)
 }
+
+// whole says whether the needle, whose bytes are at b[at:], is not part of a longer name there.
+func (n Needle) whole(b []byte, at int) bool { return !n.Word || alone(b, at, at+len(n.Value)) }
 
 // Mentioned says which needles, by their Of, are in a text.
 func (x *Index) Mentioned(text []byte) map[int]bool {
 	of := map[int]bool{}
-	x.scan(text, 0, len(text), func(e entry, _ int) { of[e.needle.Of] = true })
+	x.scan(text, 0, len(text), func(e entry, at int) {
+		if e.needle.whole(text, at) {
+			of[e.needle.Of] = true
+		}
+	})
 	return of
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,12 +24,16 @@ type Hit struct {
 	Path   string // below the folder
 	Offset int64
 	Of     int
+	// Part says that a letter, a digit or a dash is beside the name. It may be part of a longer one, or the byte is PostgreSQL's: the
+	// length of a short value stands before it in one odd byte (SET_VARSIZE_1B in varatt.h), and the next value's right behind
+	// it. Of a file and a needle, only the first such hit is given, and only where there is none that is whole.
+	Part bool
 }
 
 // Options of a search.
 type Options struct {
 	Workers  int              // default 2
-	MaxHits  int              // the search ends when there are so many; default 1000
+	MaxHits  int              // the search ends when there are so many whole ones; default 1000
 	Progress func(done int64) // bytes read so far; may be nil, and is called by several workers
 }
 
@@ -59,10 +64,20 @@ func (x *Index) Search(ctx context.Context, folder string, o Options) ([]Hit, in
 	o.Workers, o.MaxHits = cmp.Or(o.Workers, 2), cmp.Or(o.MaxHits, 1000)
 	var mu sync.Mutex
 	var hits []Hit
+	parts := map[string]map[int]Hit{} // by path and needle
 	var done, next atomic.Int64
 	found := func(h Hit) error {
 		mu.Lock()
 		defer mu.Unlock()
+		if h.Part {
+			if parts[h.Path] == nil {
+				parts[h.Path] = map[int]Hit{}
+			}
+			if first, ok := parts[h.Path][h.Of]; !ok || h.Offset < first.Offset {
+				parts[h.Path][h.Of] = h
+			}
+			return nil
+		}
 		if hits = append(hits, h); len(hits) >= o.MaxHits {
 			return errEnough
 		}
@@ -71,7 +86,7 @@ func (x *Index) Search(ctx context.Context, folder string, o Options) ([]Hit, in
 	workers, ctx := errgroup.WithContext(ctx)
 	for range o.Workers {
 		workers.Go(func() error {
-			buffer := make([]byte, 2*x.longest+chunkSize)
+			buffer := make([]byte, 2*x.reach+chunkSize)
 			for i := next.Add(1) - 1; i < int64(len(pieces)); i = next.Add(1) - 1 {
 				if err := x.searchPiece(ctx, folder, pieces[i], buffer, &done, o.Progress, found); err != nil {
 					return err
@@ -82,6 +97,12 @@ func (x *Index) Search(ctx context.Context, folder string, o Options) ([]Hit, in
 	}
 	if err = workers.Wait(); errors.Is(err, errEnough) {
 		err = nil
+	}
+	for _, h := range hits {
+		delete(parts[h.Path], h.Of)
+	}
+	for _, of := range parts {
+		hits = slices.AppendSeq(hits, maps.Values(of))
 	}
 	slices.SortFunc(hits, func(a, b Hit) int {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Of, b.Of))
@@ -124,14 +145,14 @@ func (x *Index) searchPiece(ctx context.Context, folder string, p piece, buffer 
 			return context.Cause(ctx)
 		}
 		to := min(from+chunkSize, p.to)
-		base := max(0, from-int64(x.longest))
-		n, err := f.ReadAt(buffer[:to-base+int64(x.longest)], base)
+		base := max(0, from-int64(x.reach))
+		n, err := f.ReadAt(buffer[:to-base+int64(x.reach)], base)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("search %s: %w", p.path, err)
 		}
 		var full error
 		x.scan(buffer[:n], int(from-base), int(to-base), func(e entry, at int) {
-			full = cmp.Or(full, found(Hit{name, base + int64(at), e.needle.Of}))
+			full = cmp.Or(full, found(Hit{Path: name, Offset: base + int64(at), Of: e.needle.Of, Part: !e.needle.whole(buffer[:n], at)}))
 		})
 		if full != nil {
 			return full

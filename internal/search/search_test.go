@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -93,9 +94,27 @@ func TestExactly(t *testing.T) {
 	} {
 		name := fmt.Sprintf("%02d", i)
 		write(t, folder, name+"/f", []byte(tt.in))
-		if got := find(t, filepath.Join(folder, name), search.Needle{Value: []byte(tt.needle), Word: tt.word}); len(got) != tt.want {
+		got := find(t, filepath.Join(folder, name), search.Needle{Value: []byte(tt.needle), Word: tt.word})
+		if got = slices.DeleteFunc(got, func(h search.Hit) bool { return h.Part }); len(got) != tt.want {
 			t.Errorf("%q in %q: %v, want %d hits", tt.needle, tt.in, got, tt.want)
 		}
+	}
+}
+
+// A name beside letters or digits may be a whole one in a page of PostgreSQL, where these are lengths: it is told, once a file, unless a
+// whole one is there too. What lies where the file is read in pieces is judged by both sides.
+func TestParts(t *testing.T) {
+	folder := t.TempDir()
+	write(t, folder, "page", []byte("\x00\x003db1.erp.prod.example.comA-- and xdb1.erp.prod.example.com"))
+	write(t, folder, "both", []byte("xdb1.erp.prod.example.com db1.erp.prod.example.com"))
+	write(t, folder, "none", []byte("db2.erp.prod.example.com"))
+	big := bytes.Repeat([]byte{'.'}, 3<<20)
+	copy(big[1<<20-24:], "db1.erp.prod.example.comx") // its end is the first piece's
+	copy(big[2<<20-1:], "xdb1.erp.prod.example.com")  // its beginning is the third's
+	write(t, folder, "big", big)
+	want := []search.Hit{{Path: "big", Offset: 1<<20 - 24, Of: 7, Part: true}, {Path: "both", Offset: 26, Of: 7}, {Path: "page", Offset: 3, Of: 7, Part: true}}
+	if diff := cmp.Diff(want, find(t, folder, search.Needle{Value: []byte("db1.erp.prod.example.com"), Of: 7, Word: true})); diff != "" {
+		t.Error(diff)
 	}
 }
 
