@@ -170,10 +170,10 @@ func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.
 	if err != nil {
 		return nil, err
 	}
+	defer c.recorders.Resume(name) // also after a pause that was given up
 	if err := c.recorders.Pause(ctx, name); err != nil {
 		return nil, err
 	}
-	defer c.recorders.Resume(name)
 	if e, err = c.environment(ctx, name); err != nil { // with the incarnation that its recorder had begun
 		return nil, err
 	}

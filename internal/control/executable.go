@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"sandglass/internal/pg"
 )
 
 // copyExecutable puts our binary where servers' owner can execute it, under a name of its content's
@@ -95,7 +97,7 @@ func (c *Control) executableUsed(ctx context.Context, path string) (bool, error)
 		return true, err
 	}
 	for _, id := range ids {
-		text, err := os.ReadFile(filepath.Join(c.host.Volumes.Layout(id).Run, "postgresql.conf"))
+		text, err := pg.ReadFile(c.host.Volumes.Layout(id).Run, "postgresql.conf")
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return true, fmt.Errorf("look for the use of %s: %w", path, err)
 		}

@@ -74,10 +74,10 @@ func (c *Control) StopRecording(ctx context.Context, name, by string) ([]sandgla
 	if err := c.wishRecording(ctx, name, false, by); err != nil {
 		return nil, err
 	}
+	defer c.recorders.Resume(name) // also after a pause that was given up
 	if err := c.recorders.Pause(ctx, name); err != nil {
 		return nil, err
 	}
-	defer c.recorders.Resume(name)
 	return c.dropSlot(ctx, e), nil
 }
 

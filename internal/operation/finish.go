@@ -5,10 +5,12 @@ package operation
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strings"
 
 	"sandglass"
 	"sandglass/internal/engine"
+
 	"sandglass/internal/policy"
 )
 
@@ -79,7 +81,8 @@ func (h *Host) sumUp(ctx context.Context, run *engine.Run) error {
 		result.Findings = run.Operation.Plan.Findings
 	}
 	if m.Volume != "" {
-		keepLog(h.Volumes.Layout(m.Volume).Log+"/postgresql.log", run.Dir)
+		l := h.Volumes.Layout(m.Volume)
+		keepLog(l.Root, filepath.Join(l.Log, "postgresql.log"), run.Dir)
 	}
 	return run.SetResult(ctx, result)
 }

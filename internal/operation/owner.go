@@ -66,7 +66,7 @@ func (h *Host) chooseUID(ctx context.Context, q db.Queries) (int, error) {
 		return 0, err
 	}
 	for _, id := range ids {
-		if info, err := os.Stat(h.Volumes.Layout(id).Root); err == nil {
+		if info, err := os.Lstat(h.Volumes.Layout(id).Data); err == nil {
 			held[int(info.Sys().(*syscall.Stat_t).Uid)] = true
 		}
 	}

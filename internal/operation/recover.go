@@ -15,6 +15,7 @@ import (
 
 	"sandglass"
 	"sandglass/internal/engine"
+	"sandglass/internal/pg"
 	"sandglass/internal/policy"
 	"sandglass/internal/server"
 	"sandglass/internal/volume"
@@ -107,15 +108,19 @@ func (h *Host) removeFolder(ctx context.Context, id, dir string) error {
 		return err
 	}
 	if dir != "" {
-		keepLog(c.Log, dir)
+		keepLog(h.Volumes.Layout(id).Root, c.Log, dir)
 	}
 	return h.Volumes.Destroy(ctx, id)
 }
 
 // keepLog copies a server's log beside the operation's own. It is for people only, so that a
 // failure to copy it never stands in the way.
-func keepLog(log, dir string) {
-	if content, err := os.ReadFile(log); err == nil {
+func keepLog(volume, log, dir string) {
+	name, err := filepath.Rel(volume, log)
+	if err != nil {
+		return
+	}
+	if content, err := pg.ReadFile(volume, name); err == nil {
 		_ = os.WriteFile(filepath.Join(dir, "postgresql.log"), content, 0o600)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"sandglass"
 	"sandglass/internal/db"
+	"sandglass/internal/pg"
 	"sandglass/internal/policy"
 	"sandglass/internal/server"
 	"sandglass/internal/walserve"
@@ -143,7 +143,7 @@ func asItRuns(ctx context.Context, c server.Config) server.Config {
 
 // postmasterLine is a line, counted from 1, of the lock file that a running server keeps in its data folder; "" when it has none.
 func postmasterLine(data string, n int) string {
-	text, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	text, err := pg.ReadFile(filepath.Dir(data), filepath.Join(filepath.Base(data), "postmaster.pid"))
 	lines := strings.Split(string(text), "\n")
 	if err != nil || len(lines) < n {
 		return ""

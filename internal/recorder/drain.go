@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"sandglass"
@@ -29,7 +28,7 @@ func StoppedAt(dataDir string) (sandglass.LSN, error) {
 }
 
 func readControl(dataDir string) (pg.Control, error) {
-	raw, err := os.ReadFile(filepath.Join(dataDir, pg.ControlFile))
+	raw, err := pg.ReadFile(dataDir, pg.ControlFile)
 	if err != nil {
 		return pg.Control{}, fmt.Errorf("read control file: %w", err)
 	}
@@ -82,7 +81,7 @@ func (s *session) drain(ctx context.Context, dataDir string, from, end sandglass
 	for at := from; at < end; {
 		seg := at.Segment(s.spool.size)
 		upTo := min(end, s.pos.start(seg+1))
-		f, err := os.Open(filepath.Join(dataDir, "pg_wal", sandglass.SegmentName(s.pos.tli, seg, s.spool.size)))
+		f, err := pg.Open(dataDir, filepath.Join("pg_wal", sandglass.SegmentName(s.pos.tli, seg, s.spool.size)))
 		if errors.Is(err, fs.ErrNotExist) {
 			return lostWAL(dataDir, at, err)
 		}
@@ -139,7 +138,7 @@ func walEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 		if reader.Ended() && end < seg.Start(c.SegmentSize) {
 			break // with zeros; behind the record of a switch, the next segment goes on
 		}
-		err := feed(reader, filepath.Join(dataDir, "pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)))
+		err := feed(reader, dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)))
 		if _, damaged := errors.AsType[*wal.DamageError](err); damaged || errors.Is(err, fs.ErrNotExist) {
 			break // what follows was there before, or is not there
 		}
@@ -150,8 +149,8 @@ func walEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 	return end, nil
 }
 
-func feed(w io.Writer, path string) error {
-	f, err := os.Open(path)
+func feed(w io.Writer, folder, name string) error {
+	f, err := pg.Open(folder, name)
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ func checkpointEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 		return 0, err
 	}
 	for seg := start; seg < start+2 && end == 0; seg++ { // the record may cross into the next segment
-		b, err := os.ReadFile(filepath.Join(dataDir, "pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)))
+		b, err := pg.ReadFile(dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)))
 		if err != nil {
 			return 0, err
 		}

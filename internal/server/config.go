@@ -25,7 +25,7 @@ func (c Config) write(fenced bool) error {
 	if err := c.folders(); err != nil {
 		return err
 	}
-	files, settings, err := c.tlsFiles()
+	files, settings, err := c.withTLS()
 	if err != nil {
 		return err
 	}
@@ -61,29 +61,6 @@ func (c Config) folders() error {
 			Remedy:  "Move the state folder to a shorter path."}
 	}
 	return nil
-}
-
-// tlsFiles are the files of the host that settings name for TLS, and the settings with their places in the run folder. PostgreSQL
-// takes only a key of its own user (check_ssl_key_file_permissions in libpq/be-secure-common.c), which no file of the host
-// is whose volume has a user of its own; and a sealed server sees the run folder wherever the files are.
-func (c Config) tlsFiles() (files, settings map[string]string, err error) {
-	files, settings = map[string]string{}, maps.Clone(c.Settings)
-	if settings == nil {
-		settings = map[string]string{}
-	}
-	for setting, name := range map[string]string{"ssl_key_file": "server.key", "ssl_cert_file": "server.crt", "ssl_ca_file": "root.crt", "ssl_crl_file": "root.crl", "ssl_dh_params_file": "dh.pem"} {
-		path := settings[setting]
-		if !filepath.IsAbs(path) || within(path, []string{filepath.Dir(c.Data)}) { // of the data folder, or none
-			continue
-		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return nil, nil, &sandglass.Error{Code: sandglass.CodeConfig, Op: "write server configuration", Err: err,
-				Message: fmt.Sprintf("The file %s of the setting %s can't be read.", path, setting), Remedy: "Correct server.settings, or bring the file to this host."}
-		}
-		files[name], settings[setting] = string(content), c.conf(name)
-	}
-	return files, settings, nil
 }
 
 func postgresqlConf(settings map[string]string, fenced bool) string {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -16,8 +15,8 @@ import (
 )
 
 // readTail is the end of the log, at most size bytes and nothing from before offset from.
-func readTail(path string, from, size int64) (string, error) {
-	f, err := os.Open(path)
+func (c Config) readTail(from, size int64) (string, error) {
+	f, err := c.open(c.Log)
 	if err != nil {
 		return "", fmt.Errorf("read server log: %w", err)
 	}
@@ -88,7 +87,7 @@ func (p *Postmaster) explain(cause error) error {
 	if p.recovering {
 		e.Code, e.Message = sandglass.CodeRecoveryFailed, "The server ended before recovery was done."
 	}
-	log, err := readTail(p.config.Log, max(p.logFrom, 0), 256<<10)
+	log, err := p.config.readTail(max(p.logFrom, 0), 256<<10)
 	if err != nil {
 		e.Err = errors.Join(cause, err)
 		return e
@@ -124,7 +123,7 @@ func (p *Postmaster) Replayed(segmentSize int64) (sandglass.LSN, bool) {
 	if !ok {
 		return 0, false
 	}
-	if log, err := readTail(p.config.Log, max(p.logFrom, 0), 16<<10); err == nil {
+	if log, err := p.config.readTail(max(p.logFrom, 0), 16<<10); err == nil {
 		if all := recoveringLine.FindAllStringSubmatch(log, -1); len(all) > 0 {
 			if lsn, err := sandglass.ParseLSN(all[len(all)-1][1]); err == nil {
 				at = max(at, lsn)
@@ -143,7 +142,7 @@ type RecoveryEnd struct {
 // Recovered reads where the last recovery on the data folder stopped, from the server's log. The
 // position belongs to the range asked for if Range.Contains says so.
 func Recovered(c Config) (RecoveryEnd, error) {
-	f, err := os.Open(c.Log)
+	f, err := c.open(c.Log)
 	if err != nil {
 		return RecoveryEnd{}, fmt.Errorf("read server log: %w", err)
 	}

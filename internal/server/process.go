@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,7 +32,12 @@ const statusReady = "ready"
 
 // readPIDFile reads postmaster.pid; it is fs.ErrNotExist where there is none, or it is still being written.
 func (c Config) readPIDFile() (pidfile, error) {
-	b, err := os.ReadFile(c.pidFile())
+	f, err := c.open(c.pidFile())
+	if err != nil {
+		return pidfile{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
 	if err != nil {
 		return pidfile{}, err
 	}
@@ -84,8 +90,9 @@ func worksIn(pid int, data string) bool {
 		return false
 	}
 	dirs := []string{data} // so it is shown in a seal
-	if real, err := filepath.EvalSymlinks(data); err == nil && real != data {
-		dirs = append(dirs, real)
+	// The folder itself is its user's: a link in its place would lead to another server's.
+	if top, err := filepath.EvalSymlinks(filepath.Dir(data)); err == nil && top != filepath.Dir(data) {
+		dirs = append(dirs, filepath.Join(top, filepath.Base(data)))
 	}
 	return within(cwd, dirs)
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // A server has TLS with a key that its own user could not read, let alone own; a certificate that was renewed is
-// taken up by a reload, and a file that is not there is refused by name.
+// taken up by a reload; a file that is gone does not matter until it was never there, and nothing but a certificate is taken for one.
 func TestTLSFiles(t *testing.T) {
 	c, p := newCluster(t, tempDir(t), nil)
 	must(t, p.Stop(testContext(t), server.Fast))
@@ -46,8 +46,16 @@ func TestTLSFiles(t *testing.T) {
 	}
 	must(t, p.Stop(testContext(t), server.Fast))
 	must(t, os.Remove(key))
+	p = start(t, c) // with the key that was taken before
+	must(t, p.Stop(testContext(t), server.Fast))
+	c.Run += "2"
 	if _, err := server.Start(testContext(t), c); sandglass.CodeOf(err) != sandglass.CodeConfig {
 		t.Errorf("without the key: %v", err)
+	}
+	must(t, os.WriteFile(key, []byte("AGE-SECRET-KEY-1\n"), 0o600))
+	c.Settings["ssl"], c.Settings["ssl_ca_file"] = "off", key
+	if _, err := server.Start(testContext(t), c); sandglass.CodeOf(err) != sandglass.CodeConfig {
+		t.Errorf("with another secret as a certificate: %v", err)
 	}
 }
 

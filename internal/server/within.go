@@ -1,4 +1,4 @@
-// Writing below a server's own folders. They belong to the server's user, as whom a superuser of its databases can run
+// Writing and reading below a server's own folders. They belong to the server's user, as whom a superuser of its databases can run
 // programs and put links where we will write: one must never lead root out of them.
 
 package server
@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"sandglass/internal/pg"
 )
 
 // within opens the folder in which the server's parts lie side by side, which its user can't replace, and gives the
@@ -23,6 +25,16 @@ func (c Config) within(path string) (*os.Root, string, error) {
 	}
 	r, err := os.OpenRoot(top)
 	return r, name, err
+}
+
+// open opens an ordinary file of the server's own folders for reading.
+func (c Config) open(path string) (*os.File, error) {
+	top := filepath.Dir(c.Data)
+	name, err := filepath.Rel(top, path)
+	if err != nil || !filepath.IsLocal(name) {
+		top, name = filepath.Dir(path), filepath.Base(path)
+	}
+	return pg.Open(top, name)
 }
 
 // makeFolder makes a folder that is ours, or the server's user's, and nobody else's.

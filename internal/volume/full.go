@@ -197,7 +197,8 @@ func isOID(s string) bool {
 	return err == nil
 }
 
-// own gives all files to their owner, and keeps others out of the folders that a server insists on.
+// own gives all files to their owner, and keeps others out of the folders that a server insists on. The volume's own folder
+// stays ours: its owner, as whom programs of a sandbox may run, can't put anything in the place of one in it.
 func own(ctx context.Context, root string, o Owner) error {
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -206,13 +207,19 @@ func own(ctx context.Context, root string, o Owner) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if path == root {
+			return nil
+		}
 		return os.Lchown(path, o.UID, o.GID)
 	})
 	if err != nil {
 		return err
 	}
+	if err := os.Chmod(root, 0o711); err != nil {
+		return err
+	}
 	l := layout(filepath.Dir(root), filepath.Base(root))
-	for _, dir := range []string{root, l.Data, l.Tablespaces, l.Run, l.Log} {
+	for _, dir := range []string{l.Data, l.Tablespaces, l.Run, l.Log} {
 		if err := os.Chmod(dir, 0o700); err != nil {
 			return err
 		}

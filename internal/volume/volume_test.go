@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -103,16 +104,20 @@ func conform(t *testing.T, d volume.Driver, o volume.Owner) {
 	t.Run("private", func(t *testing.T) {
 		must(t, d.Create(ctx, "priv0001", o, image{}, func(int64) {}))
 		l := d.Layout("priv0001")
-		for _, dir := range []string{l.Root, l.Data, l.Tablespaces, l.Run, l.Log} {
+		for _, dir := range []string{l.Data, l.Tablespaces, l.Run, l.Log} {
 			info, err := os.Stat(dir)
 			must(t, err)
 			if info.Mode().Perm() != 0o700 {
 				t.Errorf("%s has mode %v", dir, info.Mode())
 			}
 		}
+		// In the folder around them nobody but us puts anything in the place of one.
+		if info, err := os.Stat(l.Root); err != nil || info.Mode().Perm() != 0o711 || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()) {
+			t.Errorf("%s: %v %v", l.Root, info.Mode(), err)
+		}
 		foreign := func(root string, o volume.Owner) {
 			t.Helper()
-			out, err := exec.CommandContext(ctx, "find", root, "!", "-uid", fmt.Sprint(o.UID), "-o", "!", "-gid", fmt.Sprint(o.GID)).CombinedOutput()
+			out, err := exec.CommandContext(ctx, "find", root, "-mindepth", "1", "(", "!", "-uid", fmt.Sprint(o.UID), "-o", "!", "-gid", fmt.Sprint(o.GID), ")").CombinedOutput()
 			if err != nil || len(out) > 0 {
 				t.Errorf("not its owner's: %v %s", err, out)
 			}
