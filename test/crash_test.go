@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func newCrashSite(t *testing.T) *crashSite {
 	newSandbox(t, c.System, "uat", nil)
 	must(t, c.settle(ctx))
 	c.locks = metadata(t, c.System, advisoryLocks)
-	c.memory = watchSharedMemory(t, c.Dir)
+	c.memory = watchSharedMemory(t, filepath.Join(c.State(), "volumes"))
 	return c
 }
 

@@ -4,14 +4,14 @@ package test
 // mounts, shared memory, locks, slots.
 
 import (
-	"errors"
-	"io/fs"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -92,26 +92,28 @@ func (c *crashSite) noProcessLeft(t *testing.T) {
 	}
 }
 
-// sharedMemory is what the servers of a folder have had: a dead server's is nobody's any more, so it must be seen while it lives.
+// sharedMemory is what the servers of a folder's volumes have had: a dead server's is nobody's any more, so the folder it was
+// for must be seen while it is there.
 type sharedMemory struct {
-	dir string
+	volumes string
 
-	mu       sync.Mutex
-	servers  map[int]bool    // postmasters that have run, which make the System V segment
-	segments map[string]bool // POSIX segments that they mapped, by path; none, as dynamic_shared_memory_type is mmap
+	mu sync.Mutex
+	// keys are those of the data folders that were there: PostgreSQL makes the key of its System V segment of the
+	// folder's inode (PGSharedMemoryCreate in port/sysv_shmem.c).
+	keys map[int32]string
 }
 
-// watchSharedMemory looks at the servers of a folder until the test ends. One that lives for less than the interval may be missed;
-// those of a restore take longer to recover.
-func watchSharedMemory(t *testing.T, dir string) *sharedMemory {
-	m := &sharedMemory{dir: dir, servers: map[int]bool{}, segments: map[string]bool{}}
+// watchSharedMemory looks at the folder until the test ends.
+func watchSharedMemory(t *testing.T, volumes string) *sharedMemory {
+	m := &sharedMemory{volumes: volumes, keys: map[int32]string{}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for tick := time.NewTicker(100 * time.Millisecond); ; {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
 			select {
 			case <-t.Context().Done():
-				tick.Stop()
 				return
 			case <-tick.C:
 				m.look()
@@ -122,55 +124,48 @@ func watchSharedMemory(t *testing.T, dir string) *sharedMemory {
 	return m
 }
 
-// look notes what the running servers have, and gives it.
-func (m *sharedMemory) look() (servers []int, mapped map[string]bool) {
-	servers, mapped = pgtest.Postmasters(m.dir), map[string]bool{}
-	for _, pid := range servers {
-		maps, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "maps")) // none: it has just ended
-		for line := range strings.Lines(string(maps)) {
-			if f := strings.Fields(line); len(f) > 5 && strings.HasPrefix(f[5], "/dev/shm/PostgreSQL.") {
-				mapped[f[5]] = true
-			}
-		}
-	}
+// look notes the keys of the data folders that are there.
+func (m *sharedMemory) look() {
+	data, _ := filepath.Glob(filepath.Join(m.volumes, "*", "data"))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, pid := range servers {
-		m.servers[pid] = true
+	for _, path := range data {
+		if info, err := os.Stat(path); err == nil {
+			m.keys[int32(info.Sys().(*syscall.Stat_t).Ino)] = path
+		}
 	}
-	for path := range mapped {
-		m.segments[path] = true
-	}
-	return servers, mapped
 }
 
-// left are the segments of servers that have ended.
+// left are the segments that nobody is attached to any more.
 func (m *sharedMemory) left(t *testing.T) (left []string) {
 	t.Helper()
-	servers, mapped := m.look()
+	servers := pgtest.Postmasters(m.volumes)
+	for _, pid := range servers {
+		// With dynamic_shared_memory_type=mmap there is none in /dev/shm that a killed server could leave.
+		maps, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "maps")) // none: it has just ended
+		if strings.Contains(string(maps), "/dev/shm/PostgreSQL.") {
+			t.Errorf("the server %d has POSIX shared memory", pid)
+		}
+	}
+	m.look()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for path := range m.segments {
-		if _, err := os.Stat(path); mapped[path] || errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		left = append(left, path)
-	}
-	b, err := os.ReadFile("/proc/sysvipc/shm") // key shmid perms size cpid ..., under a heading
+	b, err := os.ReadFile("/proc/sysvipc/shm") // key shmid perms size cpid lpid nattch ..., under a heading
 	must(t, err)
 	seen := 0
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if len(f) < 5 {
+		if len(f) < 7 {
 			continue
 		}
-		pid, err := strconv.Atoi(f[4])
+		key, err := strconv.ParseInt(f[0], 10, 64)
+		data := m.keys[int32(key)]
 		switch {
-		case err != nil || !m.servers[pid]: // the heading, or not ours
-		case slices.Contains(servers, pid):
-			seen++
+		case err != nil || data == "": // the heading, or not ours
+		case f[6] == "0":
+			left = append(left, fmt.Sprintf("the System V segment %s of %s", f[1], data))
 		default:
-			left = append(left, "System V "+f[1]+" of "+f[4])
+			seen++
 		}
 	}
 	if seen < len(servers) { // each has one, whatever its settings: it guards the data folder

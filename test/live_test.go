@@ -4,10 +4,12 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -148,12 +150,18 @@ func standbyOf(t *testing.T, s *systest.System, prod *pgtest.Cluster) {
 		}
 	}
 	ran(t, s, "env", "stop", "uat")
+	before, err := os.Stat(data)
+	must(t, err)
 	must(t, os.RemoveAll(data))
 	copied := prod.Command(ctx, "pg_basebackup", "-D", filepath.Join(prod.Dir, "standby"), "-R", "-c", "fast", "-X", "stream")
 	if out, err := copied.CombinedOutput(); err != nil {
 		t.Fatalf("pg_basebackup: %v\n%s", err, out)
 	}
 	must(t, os.Rename(filepath.Join(prod.Dir, "standby"), data))
+	whose := before.Sys().(*syscall.Stat_t)
+	must(t, filepath.WalkDir(data, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, int(whose.Uid), int(whose.Gid)))
+	}))
 	ran(t, s, "env", "start", "uat")
 	follows := func() bool {
 		return prod.Query(t, "postgres", "SELECT count(*) FROM pg_stat_replication WHERE application_name NOT LIKE 'sandglass%' AND state = 'streaming'") == "1"

@@ -86,6 +86,9 @@ func (c doctor) doctorHost(ctx context.Context, ok sayOK, bad sayBad) {
 func (c doctor) doctorUsers(ctx context.Context, ok sayOK, bad sayBad) {
 	own, err := c.host.OwnUIDs(ctx)
 	volumes, errVolumes := c.db.Volumes(ctx, "")
+	if sandglass.CodeOf(err) == sandglass.CodeSealNamespace {
+		err = nil // doctorHost says so
+	}
 	if err = errors.Join(err, errVolumes); err != nil {
 		bad(sandglass.Warning, codeUsers, "Look at the log of `sandglass serve`.", "It can't be told whose the volumes are: %v.", err)
 		return

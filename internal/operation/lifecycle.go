@@ -174,7 +174,7 @@ func (h *Host) makeCluster(ctx context.Context, run *engine.Run, e db.Environmen
 	}
 	v := sandglass.Volume{ID: m.Volume, Environment: e.Declaration.Name, Operation: run.Operation.ID, Driver: h.Volumes.Name(),
 		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Moment: ownData}
-	if err := h.insertVolume(ctx, v); err != nil {
+	if err := h.insertVolume(ctx, v, true); err != nil {
 		return err
 	}
 	c, err := h.sandboxConfig(ctx, m.Volume, m.Major, e.Declaration)

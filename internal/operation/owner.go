@@ -14,8 +14,9 @@ import (
 )
 
 // insertVolume writes the row of a new volume, and in it whose it will be, before anything of it exists. It may be
-// repeated, and changes nothing then.
-func (h *Host) insertVolume(ctx context.Context, v sandglass.Volume) error {
+// repeated, and changes nothing then. Where no namespaces can be had, it is the common user's, if that may be: a copy of
+// production is so only in an environment that accepts it.
+func (h *Host) insertVolume(ctx context.Context, v sandglass.Volume, maybeCommon bool) error {
 	return h.DB.Do(ctx, func(tx *db.Tx) error {
 		if err := tx.LockUIDs(ctx, h.Name); err != nil {
 			return err
@@ -25,30 +26,26 @@ func (h *Host) insertVolume(ctx context.Context, v sandglass.Volume) error {
 		}
 		row := db.Volume{Volume: v, Host: h.Name}
 		own, err := h.OwnUIDs(ctx)
-		if err == nil && own {
-			row.UID, err = h.chooseUID(ctx, tx.Queries)
-		}
-		if err != nil {
+		if err != nil && (!maybeCommon || sandglass.CodeOf(err) != sandglass.CodeSealNamespace) {
 			return err
+		}
+		if own {
+			if row.UID, err = h.chooseUID(ctx, tx.Queries); err != nil {
+				return err
+			}
 		}
 		return tx.InsertVolume(ctx, row)
 	})
 }
 
 // OwnUIDs says whether volumes get user IDs of their own: only root can give them, and a server without an account is entered
-// in single-user mode only in a seal.
+// in single-user mode only in a seal. It is CodeSealNamespace where none can be had.
 func (h *Host) OwnUIDs(ctx context.Context) (bool, error) {
 	if os.Geteuid() != 0 || h.UIDs.Empty() {
 		return false, nil
 	}
-	if err := server.CheckSeal(ctx, h.Owner, h.Helper); err != nil {
-		if ctx.Err() != nil {
-			return false, err
-		}
-		h.Log.Warn("volumes share one operating system user, because no namespaces can be had", "user", h.Owner.Name, "error", err)
-		return false, nil
-	}
-	return true, nil
+	err := server.CheckSeal(ctx, h.Owner, h.Helper)
+	return err == nil, err
 }
 
 // chooseUID gives a user ID that is nobody's; 0 where volumes have none of their own.

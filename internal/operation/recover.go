@@ -39,7 +39,12 @@ func (h *Host) stage(ctx context.Context, run *engine.Run) error {
 	}
 	v := sandglass.Volume{ID: m.Volume, Environment: run.Request.Environment, Operation: run.Operation.ID, Driver: h.Volumes.Name(),
 		Path: h.Volumes.Layout(m.Volume).Root, Major: m.Major, Bytes: m.Bytes, Moment: momentText(run.Operation)}
-	if err := h.insertVolume(ctx, v); err != nil {
+	target, _, err := h.environments(ctx, run.Request)
+	if err != nil {
+		return err
+	}
+	s := target.Declaration.Server
+	if err := h.insertVolume(ctx, v, s != nil && s.Seal == "config-only"); err != nil {
 		return err
 	}
 	return h.copyImage(ctx, run, m)
