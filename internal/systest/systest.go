@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -277,8 +278,11 @@ func (s *System) written(ctx context.Context, name string) (sandglass.LSN, error
 	switch c := s.productions[name]; {
 	case c != nil:
 		conn, err = c.Connect(ctx, "postgres")
-	case e.Kind == sandglass.Sandbox:
-		conn, err = s.Connect(ctx, name, "postgres")
+	case e.Kind == sandglass.Sandbox: // as Sandglass itself: its administrator may have a password
+		var port string
+		if _, port, err = net.SplitHostPort(e.Address); err == nil {
+			conn, err = pgx.Connect(ctx, fmt.Sprintf("host=%s port=%s user=sandglass dbname=postgres", e.Socket, port))
+		}
 	default:
 		return 0, nil
 	}
