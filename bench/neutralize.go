@@ -102,7 +102,7 @@ func (b *bench) searchCopy(ctx context.Context, original *pgtest.Cluster) error 
 	_, err := b.onCopy(ctx, original, func(c *pgtest.Cluster) error {
 		var found atomic.Int64
 		begin := time.Now()
-		err := policy.Stored{Look: func(_ string, value []byte) { found.Add(int64(len(index.Mentioned(value)))) }}.Read(ctx, stagingOf(c))
+		err := policy.Stored{Look: func(_ string, value []byte) { found.Add(int64(len(index.Mentioned(value)))) }, Unread: func(string, string) { found.Add(1) }}.Read(ctx, stagingOf(c))
 		hidden = time.Since(begin)
 		if err = errors.Join(err, c.Stop()); err != nil {
 			return err

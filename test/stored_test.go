@@ -40,6 +40,12 @@ func TestHiddenValues(t *testing.T) {
 		prod.Exec(t, "erp", `CREATE TABLE lz (id int, note text COMPRESSION lz4); INSERT INTO lz VALUES (1, repeat('abc ', 1000) || 'db-master.prod.example' || repeat(' xyz', 1000))`)
 		want = append(want, "production's host db-master.prod.example in the large values of public.lz.note of erp")
 	}
+	// A large value that is damaged in production can't be looked into.
+	prod.Exec(t, "erp", "CREATE TABLE torn (note text)", "ALTER TABLE torn ALTER note SET STORAGE EXTERNAL", "INSERT INTO torn VALUES (repeat('x', 10000))", "CHECKPOINT")
+	torn := prod.Query(t, "erp", "SELECT pg_relation_filepath(reltoastrelid) FROM pg_class WHERE oid = 'torn'::regclass")
+	must(t, prod.Stop())
+	must(t, os.Truncate(filepath.Join(prod.Data(), torn), 0))
+	must(t, prod.Start(ctx))
 	for _, c := range []string{`"a Note") FROM inline`, "doc) FROM toasted", "names) FROM lists", "note) FROM notes"} {
 		if prod.Query(t, "erp", "SELECT pg_column_compression("+c) == "" {
 			t.Fatalf("not compressed: %s", c)
@@ -77,6 +83,9 @@ rules:
 		if !strings.Contains(logs["search.json"], w) {
 			t.Errorf("search.json does not name %q", w)
 		}
+	}
+	if !strings.Contains(logs["search.json"], "public.torn.note of erp: missing chunk number 0") {
+		t.Error("search.json does not name the column that can't be read")
 	}
 	if strings.Contains(logs["search.json"], "harmless") {
 		t.Error("a harmless value is named")

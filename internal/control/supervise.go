@@ -106,6 +106,9 @@ func (c *Control) dropExpired(ctx context.Context, v db.Volume) error {
 		return err
 	case sandglass.CodeOf(errors.Unwrap(err)) == recorder.CodeWALLost:
 		c.Log.Warn("a kept state goes whose last WAL had been lost", "volume", v.ID, "environment", v.Environment, "error", errors.Unwrap(err))
+		if err := c.db.Audit(ctx, db.AuditRow{Who: "sandglass", What: "volume.expired " + v.ID + " without its last WAL", Environment: v.Environment}); err != nil {
+			return err
+		}
 		return c.host.DropVolume(ctx, v.ID, true)
 	}
 	return errors.Join(err, c.db.KeepLonger(ctx, v.ID, time.Now().Add(againAfter)))

@@ -5,6 +5,7 @@ package operation
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -170,8 +171,13 @@ func (h *Host) prove(ctx context.Context, run *engine.Run) error {
 // writeJSON puts a document among the operation's logs.
 func writeJSON(dir, name string, v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, name), append(text, '\n'), 0o600)
+		_, err = f.Write(append(text, '\n'))
+		err = errors.Join(err, f.Sync(), f.Close()) // some are what a later attempt goes on from
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)

@@ -27,6 +27,9 @@ import (
 	"sandglass/internal/search"
 )
 
+// CodeUnread is a column of which nobody knows whether something of production is in it.
+const CodeUnread sandglass.Code = "prove.unread"
+
 // CodeLeak is something of production that was found in the finished copy's files.
 const CodeLeak sandglass.Code = "prove.leak"
 
@@ -95,6 +98,8 @@ type Searched struct {
 	Hidden        int64    `json:"hidden_bytes"`
 	HiddenSeconds float64  `json:"hidden_seconds"`
 	Found         []string `json:"found,omitempty"`
+	// Unread are columns whose values the server could not give, with why.
+	Unread []string `json:"unread,omitempty"`
 }
 
 // looked is what is looked for, and what has been found of it.
@@ -152,6 +157,12 @@ func (l *looked) found(of int, place string) {
 	}
 }
 
+func (l *looked) unread(where, why string) {
+	if what := where + ": " + why; len(l.Unread) < maxFound && !slices.Contains(l.Unread, what) {
+		l.Unread = append(l.Unread, what)
+	}
+}
+
 // maxFound is how much is said of what was found.
 const maxFound = 200
 
@@ -164,7 +175,7 @@ func (h *Host) searchHidden(ctx context.Context, run *engine.Run, st policy.Stag
 	var before Searched
 	// One that was cut off is made again: nothing was closed before it was whole.
 	if text, err := os.ReadFile(filepath.Join(run.Dir, hiddenFile)); err == nil && json.Unmarshal(text, &before) == nil {
-		l.Found, l.Hidden, l.HiddenSeconds = before.Found, before.Hidden, before.HiddenSeconds
+		l.Found, l.Unread, l.Hidden, l.HiddenSeconds = before.Found, before.Unread, before.Hidden, before.HiddenSeconds
 		return nil
 	}
 	if l.index.Empty() {
@@ -181,6 +192,11 @@ func (h *Host) searchHidden(ctx context.Context, run *engine.Run, st policy.Stag
 			for _, n := range slices.Sorted(maps.Keys(of)) {
 				l.found(n, where)
 			}
+		},
+		Unread: func(where, why string) {
+			mu.Lock()
+			defer mu.Unlock()
+			l.unread(where, why)
 		},
 		Progress: func(done, total int64) {
 			run.Progress(sandglass.Progress{Done: done, Total: total, Unit: "bytes", Note: "looking for production's secrets in large values", ETA: -1})
@@ -225,7 +241,16 @@ func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.
 	run.Log.Info("searched the files", "values", l.Values, "not_searched", l.Short, "bytes", bytes, "seconds", l.Seconds, "found", len(l.Found),
 		"hosts", l.Hosts, "hosts_unresolved", l.Unresolved)
 	accepted := slices.Concat(run.Request.Accept, in.Environment.Accept)
-	return h.judge(ctx, run, []sandglass.Finding{l.finding(slices.Contains(accepted, CodeLeak))}, accepted)
+	findings := []sandglass.Finding{l.finding(slices.Contains(accepted, CodeLeak))}
+	if n := len(l.Unread); n > 0 {
+		f := sandglass.Finding{Code: CodeUnread, Level: sandglass.Stop, Message: fmt.Sprintf("The server can't give the values of %d columns, so that nothing could be looked for in them: %s.", n, strings.Join(l.Unread[:min(5, n)], "; ")),
+			Remedy: "Bring what their types need to this host, or a rule that empties them; or accept it in the sandbox's declaration (accept: [" + string(CodeUnread) + "]). The whole list is search.json of the operation's logs."}
+		if slices.Contains(accepted, CodeUnread) {
+			f.Level = sandglass.Warning
+		}
+		findings = append(findings, f)
+	}
+	return h.judge(ctx, run, findings, accepted)
 }
 
 func (s Searched) finding(accepted bool) sandglass.Finding {
@@ -349,7 +374,7 @@ func (h *Host) searchParts(ctx context.Context, run *engine.Run, l *looked, part
 					l.found(n, where)
 				}
 			}
-		}}.ReadTable(ctx, st, t.database, t.oid)
+		}, Unread: l.unread}.ReadTable(ctx, st, t.database, t.oid)
 		if err != nil {
 			return err
 		}

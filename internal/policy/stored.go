@@ -5,11 +5,13 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -18,6 +20,9 @@ type Stored struct {
 	// Look is called with each value and where it is: "the large values of public.notes.note of erp". Two workers call it;
 	// the value is only theirs until it returns.
 	Look func(where string, value []byte)
+	// Unread is called with a column whose values the server can't give, and why: the library of its type may be missing, or a
+	// large value damaged in production.
+	Unread func(where, why string)
 	// Progress says how many of the tables' bytes have been read; it may be nil.
 	Progress func(done, total int64)
 }
@@ -86,7 +91,7 @@ func (s Stored) Read(ctx context.Context, st Staging) error {
 				database := tables[i].database
 				err := st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
 					for ; i < int64(len(tables)) && tables[i].database == database; i = next.Add(1) - 1 {
-						if err := s.table(ctx, conn, tables[i], false); err != nil {
+						if err := s.readable(ctx, conn, tables[i], false); err != nil {
 							return fmt.Errorf("search %s of %s: %w", tables[i].name, database, err)
 						}
 						if read := done.Add(tables[i].bytes); s.Progress != nil {
@@ -112,11 +117,31 @@ func (s Stored) ReadTable(ctx context.Context, st Staging, database, oid string)
 		if err != nil || len(columns) == 0 {
 			return err
 		}
-		if err := s.table(ctx, conn, storedTable{database, columns[0].Table, columns[0].Bytes, columns}, true); err != nil {
+		if err := s.readable(ctx, conn, storedTable{database, columns[0].Table, columns[0].Bytes, columns}, true); err != nil {
 			return fmt.Errorf("search %s of %s: %w", columns[0].Table, database, err)
 		}
 		return nil
 	})
+}
+
+// readable reads a table, or, where the server refuses that, each of its columns that it can.
+func (s Stored) readable(ctx context.Context, conn *pgx.Conn, t storedTable, all bool) error {
+	err := s.table(ctx, conn, t, all)
+	if _, refused := errors.AsType[*pgconn.PgError](err); !refused || conn.IsClosed() || ctx.Err() != nil {
+		return err
+	}
+	columns := t.columns
+	for i := range columns {
+		t.columns = columns[i : i+1]
+		err := s.table(ctx, conn, t, all)
+		said, refused := errors.AsType[*pgconn.PgError](err)
+		if refused && !conn.IsClosed() {
+			s.Unread(t.name+"."+columns[i].Name+" of "+t.database, said.Message)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // chunk is how much of a value lies in one piece in the files (TOAST_MAX_CHUNK_SIZE in access/heaptoast.h, of the usual pages).
@@ -148,6 +173,12 @@ func (s Stored) table(ctx context.Context, conn *pgx.Conn, t storedTable, all bo
 	sql := "SELECT " + strings.Join(values, ", ") + " FROM ONLY " + t.name + " WHERE " + strings.Join(any, " OR ")
 	// The statement is read in our encoding, the values are sent in the database's own, as the secrets were read.
 	pg := conn.PgConn()
+	if _, err := pg.Exec(ctx, `SET client_encoding = 'UTF8'`).ReadAll(); err != nil {
+		return err
+	}
+	if err := pg.Deallocate(ctx, "stored"); err != nil { // of a table before
+		return err
+	}
 	if _, err := pg.Prepare(ctx, "stored", sql, nil); err != nil {
 		return err
 	}
@@ -165,6 +196,6 @@ func (s Stored) table(ctx context.Context, conn *pgx.Conn, t storedTable, all bo
 	if _, err := rows.Close(); err != nil {
 		return err
 	}
-	_, err := pg.Exec(ctx, `SET client_encoding = 'UTF8'; DEALLOCATE stored`).ReadAll()
+	_, err := pg.Exec(ctx, `SET client_encoding = 'UTF8'`).ReadAll()
 	return err
 }

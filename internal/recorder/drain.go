@@ -18,6 +18,9 @@ import (
 // CodeWALLost is given when WAL is neither in the repository nor in the server's data folder any more.
 const CodeWALLost sandglass.Code = "volume.wal_lost"
 
+// CodeOtherTimeline is given for a stopped server whose timeline the repository does not know yet.
+const CodeOtherTimeline sandglass.Code = "volume.other_timeline"
+
 // StoppedAt is where the WAL of a cleanly stopped server ends, by its data folder; zero when it runs, or ended otherwise.
 func StoppedAt(dataDir string) (sandglass.LSN, error) {
 	c, err := readControl(dataDir)
@@ -62,7 +65,9 @@ func (r *Recorder) Drain(ctx context.Context, dataDir string) (sandglass.LSN, er
 		return end, nil
 	}
 	if p.tli != c.Timeline {
-		return end, lostWAL(dataDir, p.durable, fmt.Errorf("the volume is on timeline %d, the repository on %d", c.Timeline, p.tli))
+		return end, &sandglass.Error{Code: CodeOtherTimeline, Op: "drain volume",
+			Message: fmt.Sprintf("The volume is on timeline %d, the repository on %d, so its last WAL can't be told to follow.", c.Timeline, p.tli),
+			Remedy:  "Its state as a whole is still there: undo to it, which its recorder follows, or give it up with `sandglass volume drop --force`."}
 	}
 	s, from, err := r.session(ctx, p, c.Major)
 	if err != nil {
