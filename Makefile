@@ -25,7 +25,7 @@ help: ## show this list
 demo: go install-postgres build ## do the main job on this machine, in under two minutes; take it down with bin/sandglass demo --down
 	@$(BIN) demo
 
-test: go install-postgres ## all tests, against real PostgreSQL servers (under 15 minutes on 2 cores)
+test: go install-postgres install-test-tools ## all tests, against real PostgreSQL servers (under 15 minutes on 2 cores)
 	go test -timeout 20m ./...
 
 test-long: go install-postgres ## the full matrices: every crash point, many moments (hours)
@@ -55,7 +55,7 @@ lint-go: go
 install-postgres: ## PostgreSQL's server programs from apt, if there are none (not a cluster)
 	@INSTALL=$(INSTALL) packaging/install postgresql
 
-install-test-tools: # tests that follow docs/FORMAT.md and the API with public tools, or need pg_cron, are skipped without them
+install-test-tools: # for tests that follow docs/FORMAT.md and the API with public tools, or need pg_cron; `go test` alone skips these without them
 	@INSTALL=$(INSTALL) packaging/install zstd
 	@INSTALL=$(INSTALL) packaging/install curl
 	@INSTALL=$(INSTALL) packaging/install pg_cron

@@ -68,7 +68,7 @@ func TestPacks(t *testing.T) {
 	for _, l := range op.Plan.NotCopied {
 		told = append(told, l.What+" "+l.Why)
 	}
-	for _, want := range []string{"Passwords and logins of prod", "Nothing is sent from uat to real people.", "A copy is not for production reporting", "Files outside the database"} {
+	for _, want := range []string{"Passwords and logins of prod", "Nothing is sent from uat to real people.", "A copy is not for production reporting", "Files outside the database", "Counters of activity"} {
 		if !strings.Contains(strings.Join(told, "\n"), want) {
 			t.Errorf("the plan does not say %q", want)
 		}

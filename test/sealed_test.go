@@ -57,7 +57,13 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 	unix := newTrap(t, "unix", filepath.Join(markers, fmt.Sprintf(".s.PGSQL.%d", port)))
 	must(t, os.Chmod(filepath.Join(markers, fmt.Sprintf(".s.PGSQL.%d", port)), 0o777))
 
-	prod := production(t, map[string]string{"archive_mode": "on", "archive_command": "touch " + markers + "/archived", "wal_level": "logical"})
+	include := filepath.Join(markers, "included.conf")
+	must(t, os.WriteFile(include, []byte("external_pid_file = '"+markers+"/pid'\nmaintenance_work_mem = '78MB'\n"), 0o644))
+	prod := production(t, map[string]string{"archive_mode": "on", "archive_command": "touch " + markers + "/archived", "wal_level": "logical",
+		"include": include, "synchronous_commit": "local"}) // so that commits do not wait for the synchronous standby that there is none of
+	if _, err := os.Stat(filepath.Join(markers, "pid")); err != nil {
+		t.Fatalf("production does not read the file that is included: %v", err)
+	}
 	publisher.Exec(t, "postgres", "CREATE TABLE live (id int PRIMARY KEY)", "CREATE TABLE late (id int PRIMARY KEY)",
 		"INSERT INTO live SELECT generate_series(1, 100)", "INSERT INTO late SELECT generate_series(1, 100)", "CREATE PUBLICATION pub FOR ALL TABLES")
 	prod.Exec(t, "postgres",
@@ -69,7 +75,7 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 		"CREATE FOREIGN TABLE far (id int) SERVER elsewhere",
 		fmt.Sprintf("CREATE SUBSCRIPTION knocks CONNECTION 'host=127.0.0.1 port=%d dbname=postgres' PUBLICATION pub WITH (connect = false, enabled = false)", port),
 		"ALTER SUBSCRIPTION knocks ENABLE",
-		"ALTER SYSTEM SET work_mem = '77MB'", "ALTER SYSTEM SET listen_addresses = '*'",
+		"ALTER SYSTEM SET work_mem = '77MB'", "ALTER SYSTEM SET listen_addresses = '*'", "ALTER SYSTEM SET synchronous_standby_names = 'far_away'", "SELECT pg_reload_conf()",
 		"ALTER SYSTEM SET archive_command = 'touch "+markers+"/archived-by-alter-system'",
 		"CREATE DATABASE other", "ALTER DATABASE other SET session_preload_libraries = 'no_such_library'",
 		"CREATE FUNCTION shout() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'an event trigger fired'; END$$",
@@ -117,9 +123,9 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 	if n := tcp.knocks.Load() + unix.knocks.Load(); n > 0 {
 		t.Errorf("the copy reached out %d times", n)
 	}
-	for _, name := range []string{"archived", "archived-by-alter-system"} {
+	for _, name := range []string{"archived", "archived-by-alter-system", "pid"} {
 		if _, err := os.Stat(filepath.Join(markers, name)); err == nil {
-			t.Errorf("the copy ran production's archive_command: %s", name)
+			t.Errorf("the copy ran production's archive_command, or has its external_pid_file: %s", name)
 		}
 	}
 	if n := strings.Count(publisher.Log(), "connection authorized") - heard; n > 0 {
@@ -137,6 +143,8 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 		{"settings of roles and databases", "SELECT count(*) FROM pg_db_role_setting", "0"},
 		{"roles of production that may log in", "SELECT count(*) FROM pg_authid WHERE rolname = 'app' AND (rolcanlogin OR rolpassword IS NOT NULL)", "0"},
 		{"production's ALTER SYSTEM", "SELECT current_setting('work_mem') = '77MB'", "f"},
+		{"production's synchronous standby", "SELECT current_setting('synchronous_standby_names')", ""},
+		{"production's include file", "SELECT current_setting('maintenance_work_mem') = '78MB'", "f"},
 		{"listening everywhere", "SELECT current_setting('listen_addresses')", "127.0.0.1"},
 		{"the archiver", "SELECT current_setting('archive_command') IN ('', '(disabled)') OR current_setting('archive_mode') = 'off'", "t"},
 	} {

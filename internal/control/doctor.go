@@ -146,6 +146,6 @@ func (c doctor) doctorEnvironment(s sandglass.EnvironmentStatus, wished bool, ok
 		if d := time.Since(r.ServerTime); !r.ServerTime.IsZero() && (d > 30*time.Second || d < -30*time.Second) {
 			bad(sandglass.Warning, "recorder.clock", "Synchronize the clocks; moments are judged by production's.", "The clock of %s differs from this host's by %s.", s.Name, d.Round(time.Second))
 		}
-		ok("recorder.streaming", "%s is being recorded up to %s; production has to drop slot %s before wal_level=minimal.", s.Name, r.DurableLSN, r.Slot)
+		ok("recorder.streaming", "%s is being recorded up to %s. Before wal_level = minimal, a lower max_replication_slots or pg_upgrade, drop its slot: sandglass record stop %s, or without Sandglass, on production, SELECT pg_drop_replication_slot('%s').", s.Name, r.DurableLSN, s.Name, r.Slot)
 	}
 }

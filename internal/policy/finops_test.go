@@ -33,6 +33,13 @@ var (
 var erpFixtures = []struct{ rule, columns, table, want, after string }{
 	{"e-mail-addresses", "recid, type, locator", "logisticselectronicaddress", "1 2 secret-mail@customer.example; 2 1 +43 1 234; 3 3 https://customer.example; 4 2 no address; 5 3 secret-odd@in-a-url; 6 2 -",
 		"1 2 ; 2 1 +43 1 234; 3 3 https://customer.example; 4 2 no address; 5 3 ; 6 2 -"},
+	{"user-mail-addresses", "id, email", "sysuserinfo", "alice secret-alice@customer.example; bob no address", "alice -; bob no address"},
+	{"sales-mail-addresses", "salesid, email", "salestable", "SO-1 secret-buyer@customer.example; SO-2 no address; SO-3 -", "SO-1 -; SO-2 no address; SO-3 -"},
+	{"purchase-mail-addresses", "purchid, email", "purchtable", "PO-1 secret-seller@vendor.example; PO-2 ", "PO-1 ; PO-2 "},
+	{"invoice-mail-addresses", "invoiceid, mcremail", "custinvoicejour", "CI-1 secret-caller@customer.example; CI-2 -", "CI-1 -; CI-2 -"},
+	{"fiscal-mail-addresses", "efdocemailapproved, efdocemailcanceled, efdocemailevent", "fiscalestablishment_br", "secret-approved@customer.example - secret-event@customer.example", "- - -"},
+	{"fiscal-consumer-mail-addresses", "fiscalestablishmentid, consumerefdocemailapproved", "fiscalestablishment_br", "f secret-consumer@customer.example", "f -"},
+	{"fiscal-technical-mail-addresses", "fiscalestablishmentid, technicalresponsibleemail", "fiscalestablishment_br", "f secret-technical@partner.example", "f -"},
 	{"smtp-relay", "smtprelayservername, smtpusername, smtpportnumber", "sysemailparameters", "secret-relay.prod.example secret-relay-user 587", "  587"},
 	{"mail-provider", "mailernoninteractive", "sysemailparameters", "Exchange", "SMTP"},
 	{"smtp-passwords", "aosid, password", "sysemailsmtppassword", `aos1 \x7365637265742d736d7470`, ""},

@@ -87,7 +87,7 @@ func TestWhatIsCopied(t *testing.T) {
 	for path, want := range map[string]bool{
 		"base": true, "base/1/1259": true, "global/pg_control": true, "pg_tblspc/16385/PG_15_202209061/5/1": true, "PG_VERSION": true, "backup_label": true,
 		"pg_logical/replorigin_checkpoint": true, "pg_twophase/0000": true,
-		"server.key": false, "log": false, "log/postgresql.log": false, "postgresql.auto.conf": false, "pg_hba.conf": false,
+		"server.key": false, "backup_label.old": false, "tablespace_map.old": false, "backup_manifest": false, "recovery.signal": false, "standby.signal": false, "log": false, "log/postgresql.log": false, "postgresql.auto.conf": false, "pg_hba.conf": false,
 		"pg_wal": true, "pg_wal/archive_status": true, "pg_wal/000000010000000000000001": false, "pg_stat": true, "pg_stat/pg_stat_statements.stat": false,
 		"pg_replslot": true, "pg_replslot/x": false, "pg_replslot/x/state": false, "base/pgsql_tmp": false, "base/5/pgsql_tmp12.0": false,
 		"base/16384": true, "base/16384/16400_vm": true, "base/16384/16400.12": true, "base/16384/16400_fsm.1": true, "base/16384/t3_16401": true, "base/1/PG_VERSION": true, "base/1/pg_filenode.map": true,

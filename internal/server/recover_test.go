@@ -5,6 +5,7 @@ package server_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -38,7 +39,13 @@ func TestSealedRecovery(t *testing.T) {
 	before := treeOf(t, space)
 
 	c := newCopy(t, dir, i, walFolder(filepath.Join(prod.Data, "pg_wal")))
+	// What would make a standby of it, for ever, that streams from production.
+	must(t, os.WriteFile(filepath.Join(c.layout.Data, "standby.signal"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(c.layout.Data, "postgresql.auto.conf"), []byte("primary_conninfo = 'host=127.0.0.1 port=1'\n"), 0o600))
 	c.recoverTo(t, lsn)
+	if _, err := os.Lstat(filepath.Join(c.layout.Data, "standby.signal")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("standby.signal is still there: %v", err)
+	}
 	p := start(t, c.config)
 	end, err := server.Recovered(c.config)
 	must(t, err)
@@ -54,6 +61,9 @@ func TestSealedRecovery(t *testing.T) {
 	}
 	if n := ask[int](t, copied, "SELECT count(*)::int FROM pg_stat_activity WHERE backend_type NOT IN ('client backend','checkpointer','background writer','walwriter','io worker')"); n != 0 {
 		t.Errorf("%d workers run in the sealed copy", n)
+	}
+	if got := ask[string](t, copied, "SELECT concat(pg_is_in_recovery(), current_setting('primary_conninfo'))"); got != "f" {
+		t.Errorf("the copy is a standby, or has a primary: %s", got)
 	}
 	run(t, copied, "UPDATE public.t SET n = 100")
 	run(t, copied, "CHECKPOINT")

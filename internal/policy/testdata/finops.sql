@@ -1,6 +1,12 @@
 -- A business database in the shape that the rules of dynamics365-finops need: the columns they are about.
 CREATE TABLE logisticselectronicaddress (recid bigint PRIMARY KEY, type integer NOT NULL, locator varchar(255), partition bigint);
 INSERT INTO logisticselectronicaddress VALUES (1,2,'secret-mail@customer.example',1), (2,1,'+43 1 234',1), (3,3,'https://customer.example',1), (4,2,'no address',1), (5,3,'secret-odd@in-a-url',1), (6,2,NULL,1);
+CREATE TABLE salestable (recid bigint PRIMARY KEY, salesid varchar(20) NOT NULL, email varchar(80));
+INSERT INTO salestable VALUES (1,'SO-1','secret-buyer@customer.example'), (2,'SO-2','no address'), (3,'SO-3',NULL);
+CREATE TABLE purchtable (recid bigint PRIMARY KEY, purchid varchar(20) NOT NULL, email varchar(80) NOT NULL);
+INSERT INTO purchtable VALUES (1,'PO-1','secret-seller@vendor.example'), (2,'PO-2','');
+CREATE TABLE custinvoicejour (recid bigint PRIMARY KEY, invoiceid varchar(20) NOT NULL, mcremail varchar(80));
+INSERT INTO custinvoicejour VALUES (1,'CI-1','secret-caller@customer.example'), (2,'CI-2',NULL);
 CREATE TABLE sysemailparameters (recid bigint PRIMARY KEY, key integer, smtprelayservername varchar(255), smtpusername varchar(255), smtpportnumber integer, mailernoninteractive varchar(60) NOT NULL, attachmentspath varchar(255));
 INSERT INTO sysemailparameters VALUES (1,0,'secret-relay.prod.example','secret-relay-user',587,'Exchange','\\secret-files\mail');
 CREATE TABLE sysemailsmtppassword (recid bigint PRIMARY KEY, aosid varchar(50), instancename varchar(50), password bytea);
@@ -35,16 +41,17 @@ CREATE TABLE partitions (recid bigint PRIMARY KEY, partitionkey varchar(8), name
 INSERT INTO partitions VALUES (5637144576,'initial','Initial'), (5637144577,'other','Other');
 CREATE TABLE userinfo (id varchar(20) UNIQUE, name varchar(60), enable integer, networkalias varchar(255), recid bigint PRIMARY KEY, partition bigint NOT NULL, networkdomain varchar(255) DEFAULT 'https://sts.example/prod', objectid varchar(60) DEFAULT 'object-in-prod');
 INSERT INTO userinfo VALUES ('Admin','Administrator',0,'admin@prod.example',1,5637144576), ('DBMovementAPI','Pipeline',0,'',2,5637144576), ('FRServiceUser','FR',1,'',3,5637144576), ('RetailServiceAccount','R',1,'',4,5637144576), ('alice','Alice',1,'alice@prod.example',5,5637144577), ('bob','Bob',0,'bob@prod.example',6,5637144576);
-CREATE TABLE sysuserinfo (recid bigint PRIMARY KEY, id varchar(20) NOT NULL, defaultexcelexportsite varchar(255), defaultexcelexportpath varchar(255));
-INSERT INTO sysuserinfo VALUES (1,'alice','https://secret-share.example','\\secret-files\alice'), (2,'bob',NULL,NULL);
+CREATE TABLE sysuserinfo (recid bigint PRIMARY KEY, id varchar(20) NOT NULL, defaultexcelexportsite varchar(255), defaultexcelexportpath varchar(255), email varchar(80));
+INSERT INTO sysuserinfo VALUES (1,'alice','https://secret-share.example','\\secret-files\alice','secret-alice@customer.example'), (2,'bob',NULL,NULL,'no address');
 CREATE TABLE sysuserlog (recid bigint PRIMARY KEY, userid varchar(20) NOT NULL, computername varchar(60));
 INSERT INTO sysuserlog VALUES (1,'alice','secret-terminal-1'), (2,'bob','');
 CREATE TABLE creditcardaccountsetup (recid bigint PRIMARY KEY, connectorname varchar(60), securemerchantproperties bytea, merchantproperties text);
 INSERT INTO creditcardaccountsetup VALUES (1,'c','secret-cards','<url>https://secret-pay.example</url>');
 CREATE TABLE exchangerateproviderconfigurationdetails (recid bigint PRIMARY KEY, key varchar(60), value varchar(255));
 INSERT INTO exchangerateproviderconfigurationdetails VALUES (1,'ServiceKey','secret-rates');
-CREATE TABLE fiscalestablishment_br (recid bigint PRIMARY KEY, fiscalestablishmentid varchar(10) NOT NULL, consumerefdoccsc varchar(60), consumerefdoccsctoken varchar(10), technicalresponsiblecsrt bytea);
-INSERT INTO fiscalestablishment_br VALUES (1,'f','secret-csc','000001','secret-csrt');
+CREATE TABLE fiscalestablishment_br (recid bigint PRIMARY KEY, fiscalestablishmentid varchar(10) NOT NULL, consumerefdoccsc varchar(60), consumerefdoccsctoken varchar(10), technicalresponsiblecsrt bytea,
+	efdocemailapproved varchar(80), efdocemailcanceled varchar(80), efdocemailevent varchar(80), consumerefdocemailapproved varchar(80), technicalresponsibleemail varchar(80));
+INSERT INTO fiscalestablishment_br VALUES (1,'f','secret-csc','000001','secret-csrt','secret-approved@customer.example',NULL,'secret-event@customer.example','secret-consumer@customer.example','secret-technical@partner.example');
 CREATE TABLE fiscalestablishmentstaging (recid bigint PRIMARY KEY, csc varchar(60) NOT NULL);
 INSERT INTO fiscalestablishmentstaging VALUES (1,'secret-csc-staging');
 CREATE TABLE hcmpersonidentificationnumber (recid bigint PRIMARY KEY, personidentificationnumber varchar(60) NOT NULL);
