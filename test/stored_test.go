@@ -84,7 +84,7 @@ rules:
 			t.Errorf("search.json does not name %q", w)
 		}
 	}
-	if !strings.Contains(logs["search.json"], "public.torn.note of erp: missing chunk number 0") {
+	if !strings.Contains(logs["search.json"], "public.torn.note of erp: could not read") {
 		t.Error("search.json does not name the column that can't be read")
 	}
 	if strings.Contains(logs["search.json"], "harmless") {
