@@ -74,7 +74,7 @@ func (c *crashSite) withPack(t *testing.T) {
 		e.Server.Synchronize = &sandglass.Synchronize{Command: []string{"true"}}
 	})
 	c.settings = map[string]string{c.own: "url own, 7 own", c.fromProd: "url of the pack, 7 own"}
-	must(t, c.settle(t.Context()))
+	streaming(t, c.System, "prod")
 }
 
 // state is what a sandbox shows; an empty one shows nothing.
