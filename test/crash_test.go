@@ -74,6 +74,8 @@ func (c *crashSite) withPack(t *testing.T) {
 		e.Server.Synchronize = &sandglass.Synchronize{Command: []string{"true"}}
 	})
 	c.settings = map[string]string{c.own: "url own, 7 own", c.fromProd: "url of the pack, 7 own"}
+	must(t, c.Client.TakeImage(t.Context(), "prod")) // the databases of a moment are those of its image
+	must(t, c.AwaitImages(t.Context(), "prod", 2))
 	streaming(t, c.System, "prod")
 }
 
