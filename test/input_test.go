@@ -197,9 +197,7 @@ func TestDamage(t *testing.T) {
 		t.Errorf("repo verify: exit %d\n%s%s", r.Exit, r.Stdout, r.Stderr)
 	}
 	_, err = s.Restore(ctx, "uat", sandglass.Moment{Kind: sandglass.AtLatest})
-	if sandglass.CodeOf(err) != sandglass.CodeRepositoryDamaged {
-		t.Errorf("a restore from the damaged repository: %v", err)
-	}
+	saysDamaged(t, err)
 	if got, err := s.Query(ctx, "uat", "postgres", "SELECT to_regclass('later') IS NULL"); err != nil || got != "t" {
 		t.Errorf("uat is not as it was: %s %v", got, err)
 	}
@@ -207,6 +205,14 @@ func TestDamage(t *testing.T) {
 	must(t, s.Stop())
 	must(t, os.Rename(filepath.Join(s.State(), "key.txt"), filepath.Join(s.Dir, "key.txt")))
 	refused(t, s, sandglass.ExitDamaged, sandglass.CodeKeyMissing, "serve")
+}
+
+// saysDamaged: the error of a restore that needs what is damaged says so in a sentence, with a remedy.
+func saysDamaged(t *testing.T, err error) {
+	t.Helper()
+	if e := sandglass.AsError(err); e == nil || e.Code != sandglass.CodeRepositoryDamaged || e.Message == "" || e.Remedy == "" {
+		t.Errorf("a restore that needs what is damaged ended with %+v, want %s with a sentence and a remedy", e, sandglass.CodeRepositoryDamaged)
+	}
 }
 
 func largest(t *testing.T, dir string) (path string) {

@@ -64,6 +64,7 @@ func TestPacks(t *testing.T) {
 			t.Errorf("the pack against %s: %s", environment, r.Stdout)
 		}
 	}
+	everythingZipped(t, zipped(t, s, op), op)
 	var told []string
 	for _, l := range op.Plan.NotCopied {
 		told = append(told, l.What+" "+l.Why)
@@ -111,6 +112,35 @@ func TestPacks(t *testing.T) {
 	}
 	if now, err := s.Query(ctx, "uat", "axdb_uat", "SELECT operation FROM sandglass.origin"); err != nil || now != before {
 		t.Errorf("after the failure the sandbox shows %s, before %s (%v)", now, before, err)
+	}
+}
+
+// everythingZipped: the logs of an operation have all that it is understood from later.
+func everythingZipped(t *testing.T, logs map[string]string, op sandglass.Operation) {
+	t.Helper()
+	if !strings.Contains(logs["postgresql.log"], "starting PostgreSQL") {
+		t.Errorf("postgresql.log is no server's: %q", logs["postgresql.log"])
+	}
+	var plan sandglass.Plan
+	must(t, json.Unmarshal([]byte(logs["plan.json"]), &plan))
+	if len(plan.Lines) == 0 || len(plan.Findings) == 0 || len(plan.Findings) != len(op.Plan.Findings) {
+		t.Errorf("plan.json has %d lines and %d findings, the plan %d and %d", len(plan.Lines), len(plan.Findings), len(op.Plan.Lines), len(op.Plan.Findings))
+	}
+	var zipped sandglass.Operation
+	must(t, json.Unmarshal([]byte(logs["operation.json"]), &zipped))
+	if len(zipped.Steps) == 0 || len(zipped.Steps) != len(op.Steps) {
+		t.Errorf("operation.json has %d steps, the operation %d", len(zipped.Steps), len(op.Steps))
+	}
+	for _, step := range zipped.Steps {
+		if step.State == sandglass.Skipped {
+			continue
+		}
+		if step.Began.IsZero() || step.Ended.Before(step.Began) {
+			t.Errorf("%s began at %s and ended at %s", step.Name, step.Began, step.Ended)
+		}
+		if logs[step.Name+".log"] == "" {
+			t.Errorf("there is no log of %s", step.Name)
+		}
 	}
 }
 

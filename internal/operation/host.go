@@ -66,15 +66,15 @@ type Host struct {
 func (h *Host) Workflows() []engine.Workflow {
 	recover := []engine.Step{
 		{Name: "preflight", Do: h.preflight, Timeout: 5 * time.Minute},
-		{Name: "stage", Do: h.stage, Undo: h.discard, Timeout: 24 * time.Hour},
-		{Name: "recover", Do: h.recover, Undo: h.stopStaging, Timeout: 24 * time.Hour},
+		{Name: "stage", Do: h.onFullDisk(h.stage), Undo: h.discard, Timeout: 24 * time.Hour},
+		{Name: "recover", Do: h.onFullDisk(h.recover), Undo: h.stopStaging, Timeout: 24 * time.Hour},
 	}
 	restore := append(recover[:3:3],
-		engine.Step{Name: "inspect", Do: h.inspect, Timeout: 10 * time.Minute},
-		engine.Step{Name: "neutralize", Do: h.neutralize, Timeout: 6 * time.Hour},
-		engine.Step{Name: "prove", Do: h.prove, Timeout: time.Hour},
-		engine.Step{Name: "synchronize", Do: h.synchronize, Timeout: 48 * time.Hour},
-		engine.Step{Name: "rehearse", Do: h.rehearse, Undo: h.unrehearse, Timeout: 6 * time.Hour},
+		engine.Step{Name: "inspect", Do: h.onFullDisk(h.inspect), Timeout: 10 * time.Minute},
+		engine.Step{Name: "neutralize", Do: h.onFullDisk(h.neutralize), Timeout: 6 * time.Hour},
+		engine.Step{Name: "prove", Do: h.onFullDisk(h.prove), Timeout: time.Hour},
+		engine.Step{Name: "synchronize", Do: h.onFullDisk(h.synchronize), Timeout: 48 * time.Hour},
+		engine.Step{Name: "rehearse", Do: h.onFullDisk(h.rehearse), Undo: h.unrehearse, Timeout: 6 * time.Hour},
 		engine.Step{Name: "cut over", Do: h.cutOver, Undo: h.rollBack, Timeout: 10 * time.Minute, NoReturn: true},
 		engine.Step{Name: "finish", Do: h.finish, Timeout: 10 * time.Minute},
 	)
@@ -88,7 +88,7 @@ func (h *Host) Workflows() []engine.Workflow {
 			{Name: "finish", Do: h.finish, Timeout: 10 * time.Minute},
 		}},
 		{Kind: sandglass.KindPeek, Shared: true, Steps: append(recover[:3:3],
-			engine.Step{Name: "open", Do: h.openPeek, Timeout: 10 * time.Minute},
+			engine.Step{Name: "open", Do: h.onFullDisk(h.openPeek), Timeout: 10 * time.Minute},
 		)},
 		{Kind: sandglass.KindRelease, Steps: []engine.Step{{Name: "release", Do: h.release, Timeout: 5 * time.Minute}}},
 		{Kind: sandglass.KindStart, Steps: []engine.Step{{Name: "start", Do: h.start, Undo: h.unstart, Timeout: 30 * time.Minute}}},

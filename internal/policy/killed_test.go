@@ -20,11 +20,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"sandglass/internal/pack"
 	"sandglass/internal/pgtest"
 	"sandglass/internal/policy"
 )
 
-// killedEnv tells the child where the cluster is, and on which side of its first commit it is to die.
+// killedEnv tells the child where the copy and the running sandbox are, and on which side of its first commit it is to die.
 const killedEnv = "SANDGLASS_TEST_KILLED"
 
 // deadly kills the process around the first commit that records something as done.
@@ -64,15 +65,37 @@ func die() {
 	select {}
 }
 
+// killedTables are in the copy and in the running sandbox.
+const killedTables = `CREATE TABLE printer (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text); CREATE TABLE param (name text PRIMARY KEY, value text);`
+
+// killedSandbox is a running sandbox with rows of its own.
+func killedSandbox(t testing.TB) *pgtest.Cluster {
+	t.Helper()
+	own := cluster(t, nil)
+	own.Exec(t, "postgres", `CREATE ROLE sandglass SUPERUSER LOGIN`, `CREATE DATABASE shop`, `CREATE ROLE uat_app LOGIN PASSWORD 'uat'`)
+	own.Exec(t, "shop", killedTables+`INSERT INTO printer (id, name) OVERRIDING SYSTEM VALUE VALUES (7, 'own'), (8, 'own too'); INSERT INTO param VALUES ('url', 'own'), ('new', 'own')`)
+	return own
+}
+
+// killedInput are the rules on the big tables, and two that take rows from the running sandbox.
+func killedInput(t testing.TB, own *pgtest.Cluster) policy.Input {
+	t.Helper()
+	in := bigInput(t)
+	in.Packs = []pack.Pack{ownPack(t, bigRules()+ownRule("printers", "printer", "keep: target")+ownRule("params", "param", "merge: target"))}
+	in.Target, in.FromTarget = readTarget(t, own), staging(own).Connect
+	return in
+}
+
 // TestKilledChild is the process that is killed, not a test.
 func TestKilledChild(t *testing.T) {
 	where := strings.Split(os.Getenv(killedEnv), "\n")
-	if len(where) != 3 {
+	if len(where) != 5 {
 		t.Skip("this is the child of TestKilled")
 	}
-	c := &pgtest.Cluster{Dir: where[0]}
+	c, own := &pgtest.Cluster{Dir: where[0]}, &pgtest.Cluster{Dir: where[2]}
 	c.Port, _ = strconv.Atoi(where[1])
-	deadly := &deadly{after: where[2] == "after", done: map[*pgx.Conn]bool{}}
+	own.Port, _ = strconv.Atoi(where[3])
+	deadly := &deadly{after: where[4] == "after", done: map[*pgx.Conn]bool{}}
 	st := staging(c)
 	st.Connect = func(ctx context.Context, database string) (*pgx.Conn, error) {
 		cfg, err := config(c, database)
@@ -82,21 +105,24 @@ func TestKilledChild(t *testing.T) {
 		cfg.Tracer = deadly
 		return pgx.ConnectConfig(ctx, cfg)
 	}
-	if _, err := policy.Neutralize(t.Context(), st, bigInput(t)); err != nil {
+	if _, err := policy.Neutralize(t.Context(), st, killedInput(t, own)); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestKilled(t *testing.T) {
-	calm, in := makeBig(t)
-	rough, _ := makeBig(t)
+	const production = killedTables + `INSERT INTO printer (name) VALUES ('secret'), ('secret'); INSERT INTO param VALUES ('url', 'secret'), ('size', '10')`
+	own := killedSandbox(t)
+	calm, _ := makeBig(t, production)
+	rough, _ := makeBig(t, production)
+	in := killedInput(t, own)
 	if _, err := policy.Neutralize(t.Context(), staging(calm), in); err != nil {
 		t.Fatal(err)
 	}
 	deaths := 0
 	for alive := false; !alive; {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestKilledChild$", "-test.count=1")
-		cmd.Env = append(os.Environ(), killedEnv+"="+fmt.Sprintf("%s\n%d\n%s", rough.Dir, rough.Port, []string{"before", "after"}[deaths%2]))
+		cmd.Env = append(os.Environ(), killedEnv+"="+fmt.Sprintf("%s\n%d\n%s\n%d\n%s", rough.Dir, rough.Port, own.Dir, own.Port, []string{"before", "after"}[deaths%2]))
 		out, err := cmd.CombinedOutput()
 		status := cmd.ProcessState.Sys().(syscall.WaitStatus)
 		switch {
@@ -122,6 +148,14 @@ func TestKilled(t *testing.T) {
 		t.Errorf("%d deaths only", deaths)
 	}
 	checkBig(t, rough)
+	for sql, want := range map[string]string{
+		`SELECT concat_ws(' ', id, name) FROM public.printer ORDER BY id`:    "7 own, 8 own too",
+		`SELECT concat_ws(' ', name, value) FROM public.param ORDER BY name`: "new own, size 10, url own",
+	} {
+		if got := ask(t, rough, "shop", sql); got != want {
+			t.Errorf("%s\n got %s\nwant %s", sql, got, want)
+		}
+	}
 	if diff := cmp.Diff(digest(t, calm, "shop"), digest(t, rough, "shop")); diff != "" {
 		t.Error("the rows differ", diff)
 	}

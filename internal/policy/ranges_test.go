@@ -63,11 +63,11 @@ var bigTruth = []struct{ sql, want string }{
 	{`SELECT count(*)::text FROM sandglass.rule_done WHERE rule LIKE '% so far'`, "0"},
 }
 
-func makeBig(t testing.TB) (*pgtest.Cluster, policy.Input) {
+func makeBig(t testing.TB, more ...string) (*pgtest.Cluster, policy.Input) {
 	t.Helper()
 	c := cluster(t, map[string]string{"autovacuum": "off"})
 	c.Exec(t, "postgres", `CREATE ROLE sandglass SUPERUSER LOGIN`, `CREATE DATABASE shop`)
-	c.Exec(t, "shop", bigSQL)
+	c.Exec(t, "shop", append([]string{bigSQL}, more...)...)
 	c.Exec(t, "shop", `VACUUM ANALYZE`) // now the free space is known
 	contact(t, c)
 	return c, bigInput(t)

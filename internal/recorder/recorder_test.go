@@ -310,6 +310,37 @@ func TestRecordUnderLoad(t *testing.T) {
 	}
 }
 
+// TestImagesByThemselves: the next image comes by itself, after as much time or WAL as was declared, and not before.
+func TestImagesByThemselves(t *testing.T) {
+	const every, after = 3 * time.Second, 2 * 16 << 20
+	for _, row := range []struct {
+		name    string
+		declare func(*sandglass.Recording)
+		early   func(first, second sandglass.Image) bool
+	}{
+		{"after a time", func(r *sandglass.Recording) { r.ImageEvery = sandglass.Duration(every) },
+			func(first, second sandglass.Image) bool { return second.Began.Sub(first.Began) < every }},
+		{"after WAL", func(r *sandglass.Recording) { r.ImageAfterWAL = after },
+			func(first, second sandglass.Image) bool { return second.Redo-first.End < after }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			g := newRig(t, pgtest.Options{})
+			row.declare(g.env.Recording)
+			g.start()
+			first := g.imaged()
+			for range 3 { // a segment each
+				g.durable(g.flushed())
+			}
+			g.until("a second image", 60*time.Second, func(s sandglass.RecorderStatus) bool { return s.LastImage != first.LastImage })
+			g.stop()
+			images := g.images(first.Incarnation)
+			if len(images) < 2 || row.early(images[0], images[1]) {
+				t.Errorf("images: %+v", images)
+			}
+		})
+	}
+}
+
 // TestNothingOfAnotherState: a recorder that is told to go on with a history which its environment does not show records nothing.
 func TestNothingOfAnotherState(t *testing.T) {
 	g := newRig(t, keepWAL())
