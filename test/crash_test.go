@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -23,6 +24,8 @@ type crashSite struct {
 	servers       int // that may run: the metadata's, and one of each sandbox that isn't empty
 	locks         string
 	memory        *sharedMemory
+	// settings are what uat shows in the two states of the row that its pack sets, and of the printer that it keeps; nil without a pack.
+	settings map[string]string
 }
 
 const (
@@ -42,6 +45,36 @@ func newCrashSite(t *testing.T) *crashSite {
 	c.locks = metadata(t, c.System, advisoryLocks)
 	c.memory = watchSharedMemory(t, filepath.Join(c.State(), "volumes"))
 	return c
+}
+
+const sitePack = `pack: site
+version: 1
+databases:
+  business:
+    what: printers and settings
+rules:
+  - {name: printers, why: a test, database: business, table: printer, keep: target}
+  - {name: url, why: a test, database: business, table: setting, where: name = 'url', set: {value: "'of the pack'"}}
+`
+
+// withPack gives uat a pack and migrations, so that there is something to do in each step.
+func (c *crashSite) withPack(t *testing.T) {
+	t.Helper()
+	const tables = "CREATE TABLE printer (id int PRIMARY KEY, name text); CREATE TABLE setting (name text PRIMARY KEY, value text); "
+	c.prod.Exec(t, "postgres", "CREATE DATABASE shop OWNER app")
+	c.prod.Exec(t, "shop", tables+"INSERT INTO printer VALUES (1, 'secret'), (2, 'secret'); INSERT INTO setting VALUES ('url', 'secret')")
+	do(t, c.System, "uat", "postgres", "CREATE DATABASE shop")
+	do(t, c.System, "uat", "shop", tables+"INSERT INTO printer VALUES (7, 'own'); INSERT INTO setting VALUES ('url', 'own')")
+	folder := filepath.Join(c.State(), "packs", "site")
+	must(t, os.MkdirAll(folder, 0o755))
+	must(t, os.WriteFile(filepath.Join(folder, "pack.yaml"), []byte(sitePack), 0o644))
+	redeclare(t, c.System, "prod", func(e *sandglass.Environment) { e.Databases = map[string]string{"business": "shop"} })
+	redeclare(t, c.System, "uat", func(e *sandglass.Environment) {
+		e.Databases, e.Packs = map[string]string{"business": "shop"}, []string{"site"}
+		e.Server.Synchronize = &sandglass.Synchronize{Command: []string{"true"}, Role: "app"}
+	})
+	c.settings = map[string]string{c.own: "url own, 7 own", c.fromProd: "url of the pack, 7 own"}
+	streaming(t, c.System, "prod") // a database that was made after the image
 }
 
 // state is what a sandbox shows; an empty one shows nothing.
@@ -70,6 +103,13 @@ func (c *crashSite) shows(t *testing.T, name, want string) {
 	}))
 	if got != want {
 		t.Errorf("%s shows %q, want %q", name, got, want)
+	}
+	if name != "uat" || c.settings == nil {
+		return
+	}
+	got, err := c.Query(ctx, name, "shop", "SELECT (SELECT string_agg(name || ' ' || value, ', ') FROM setting) || ', ' || (SELECT string_agg(id || ' ' || name, ', ') FROM printer)")
+	if err != nil || got != c.settings[want] {
+		t.Errorf("%s has %q, want %q (%v)", name, got, c.settings[want], err)
 	}
 }
 
@@ -107,6 +147,7 @@ func (c *crashSite) settle(ctx context.Context) error {
 // end as it does without, and leave nothing behind. Steps are taken from a real run, so a new step is covered on the day it is written.
 func matrix(t *testing.T, chosen func(name string, kind sandglass.OperationKind, step, when string) bool) {
 	c := newCrashSite(t)
+	c.withPack(t)
 	_, err := c.Sandbox(t.Context(), "first", "prod", nil)
 	must(t, err)
 	for _, row := range []struct {

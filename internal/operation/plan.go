@@ -269,6 +269,13 @@ func databaseFacts(plan *sandglass.Plan, f *preflight.Facts) error {
 	}
 	slices.Sort(names)
 	keep, drop, err := policy.MapDatabases(f.Source, f.Target, names)
+	if sandglass.CodeOf(err) == policy.CodeDatabaseMissing && plan.Range != nil && plan.Range.ReplayBytes > 0 {
+		// One that was made since the image was taken comes with the WAL; whether it does, inspect sees in the copy.
+		later := laterDatabases(f.Source, f.Target, names)
+		if k, d, e := policy.MapDatabases(f.Source, f.Target, slices.Concat(names, later)); e == nil {
+			keep, drop, err, f.Later = k, d, nil, later
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -277,6 +284,21 @@ func databaseFacts(plan *sandglass.Plan, f *preflight.Facts) error {
 		f.Left = append(f.Left, name)
 	}
 	return nil
+}
+
+// laterDatabases are the databases that roles name, or that the target names where the source names none, and the image lacks.
+func laterDatabases(source, target sandglass.Environment, names []string) (later []string) {
+	named := source.Databases
+	if len(named) == 0 {
+		named = target.Databases
+	}
+	for _, name := range named {
+		if !slices.Contains(names, name) && !slices.Contains(later, name) {
+			later = append(later, name)
+		}
+	}
+	slices.Sort(later)
+	return later
 }
 
 // lines says in people's words what will be done, and what is not copied.

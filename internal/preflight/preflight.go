@@ -21,6 +21,7 @@ const (
 	CodeTablespaces    sandglass.Code = "preflight.tablespaces_mapped"
 	CodeDropDatabases  sandglass.Code = "preflight.databases_dropped"
 	CodeNoDatabases    sandglass.Code = "preflight.no_database_left"
+	CodeLaterDatabases sandglass.Code = "preflight.database_later"
 	CodeClients        sandglass.Code = "preflight.clients_connected"
 	CodeSameIdentifier sandglass.Code = "preflight.same_system_identifier"
 	CodeSettings       sandglass.Code = "preflight.settings_not_taken"
@@ -77,6 +78,8 @@ type Facts struct {
 	ReservedSettings []string
 	// Dropped are source databases that no role of the target names; Left are those that stay.
 	Dropped, Left []string
+	// Later are source databases that the target needs and the image lacks: they may have been made since.
+	Later []string
 }
 
 // Check answers every question about f, stops first, then warnings, then what is well.
@@ -84,7 +87,7 @@ func Check(f Facts) []sandglass.Finding {
 	var out []sandglass.Finding
 	f.Accepted = append(slices.Clone(f.Accepted), f.Target.Accept...)
 	for _, check := range []func(Facts) (sandglass.Finding, bool){
-		liveProduction, binaries, seal, userID, diskSpace, socketPath, port, preload, settings, databases,
+		liveProduction, binaries, seal, userID, diskSpace, socketPath, port, preload, settings, databases, laterDatabases,
 		pages, identifier, tablespaces, droppedDatabases, clients, targetDown, firstRestore, sourceSettings,
 	} {
 		if finding, applies := check(f); applies {
@@ -211,6 +214,15 @@ func databases(f Facts) (sandglass.Finding, bool) {
 	}
 	return stop(CodeNoDatabases, "Give source and target the same database roles.",
 		"No database of %s has a role that %s names; nothing would be left.", f.Source.Name, f.Target.Name)
+}
+
+func laterDatabases(f Facts) (sandglass.Finding, bool) {
+	if len(f.Later) == 0 {
+		return nothing()
+	}
+	return warn(CodeLaterDatabases, "Check the names in the declarations; or take an image first: sandglass record image "+f.Source.Name,
+		"Databases that %s needs were not there when image %s was made: %s. If they are not there at the moment either, the restore ends before anything is changed.",
+		f.Target.Name, f.Image.ID, strings.Join(f.Later, ", "))
 }
 
 func pages(f Facts) (sandglass.Finding, bool) {

@@ -53,6 +53,7 @@ func TestChecks(t *testing.T) {
 		"preload":        {func(f *preflight.Facts) { f.MissingLibraries = []string{"timescaledb"} }, preflight.CodePreload, sandglass.Stop, "timescaledb"},
 		"reserved":       {func(f *preflight.Facts) { f.ReservedSettings = []string{"archive_mode"} }, preflight.CodeSetting, sandglass.Stop, "archive_mode"},
 		"nothing left":   {func(f *preflight.Facts) { f.Dropped, f.Left = []string{"erp"}, nil }, preflight.CodeNoDatabases, sandglass.Stop, "nothing would be left"},
+		"made later":     {func(f *preflight.Facts) { f.Later = []string{"hr"} }, preflight.CodeLaterDatabases, sandglass.Warning, "not there when image"},
 		"some dropped":   {func(f *preflight.Facts) { f.Dropped = []string{"hr"} }, preflight.CodeDropDatabases, sandglass.Warning, "hr"},
 		"clients":        {func(f *preflight.Facts) { f.Clients = []string{"psql", "odoo"} }, preflight.CodeClients, sandglass.Warning, "psql, odoo"},
 		"down":           {func(f *preflight.Facts) { f.Running = false }, preflight.CodeDown, sandglass.Stop, "not running"},
