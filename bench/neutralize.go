@@ -86,12 +86,13 @@ func (b *bench) neutralize(ctx context.Context) (err error) {
 	ratio := a.Seconds() / z.Seconds()
 	limit := time.Duration(40 * float64(time.Second) * max(1, float64(b.size)/4e9))
 	b.report.add("neutralize and prove an ERP of "+b.size.String(), seconds(a), seconds(z)+" (psql script)", fmt.Sprintf("%.2f of its time", ratio),
-		fmt.Sprintf("at most 1.3, %.0f s", limit.Seconds()), ratio <= 1.3 && a <= limit)
-	return b.searchCopy(ctx, original)
+		"at most 1.3", ratio <= 1.3)
+	return b.searchCopy(ctx, original, a, limit)
 }
 
-// searchCopy measures the search of the finished copy by itself: the compressed values by SQL, then all files.
-func (b *bench) searchCopy(ctx context.Context, original *pgtest.Cluster) error {
+// searchCopy measures the last part of the proof, the search of the finished copy: its large values by SQL, then all files. What
+// comes before it took some time already; together they have a limit.
+func (b *bench) searchCopy(ctx context.Context, original *pgtest.Cluster, before, limit time.Duration) error {
 	var needles []search.Needle
 	for i := range 1000 {
 		needles = append(needles, search.Needle{Value: fmt.Appendf(nil, "secret-%d.prod.example", i), Of: i, Word: true})
@@ -115,8 +116,10 @@ func (b *bench) searchCopy(ctx context.Context, original *pgtest.Cluster) error 
 	if err != nil {
 		return err
 	}
-	b.note("search of the finished copy: compressed values %s, files %s for %s", seconds(hidden), seconds(files), sandglass.Bytes(read))
-	b.report.add("search of the finished files", seconds(hidden+files), "", fmt.Sprintf("%.0f MB/s", float64(read)/1e6/(hidden+files).Seconds()), "none; nothing is found", hits == 0)
+	b.note("search of the finished copy: large values %s, files %s for %s", seconds(hidden), seconds(files), sandglass.Bytes(read))
+	all := before + hidden + files
+	b.report.add("the same with the search of all its files", seconds(all), "", fmt.Sprintf("%.0f MB/s searched", float64(read)/1e6/(hidden+files).Seconds()),
+		fmt.Sprintf("at most %.0f s, nothing found", limit.Seconds()), hits == 0 && all <= limit)
 	return nil
 }
 

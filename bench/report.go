@@ -32,7 +32,7 @@ func (r *report) add(what, ours, theirs, ratio, target string, met bool) {
 
 func (r *report) print(w io.Writer) {
 	if r.peakRSS > 0 {
-		r.add("memory of serve, at most", sandglass.Bytes(r.peakRSS).String(), "", "", "under 150 MiB", r.peakRSS < 150<<20)
+		r.add("memory of serve, at most", sandglass.Bytes(r.peakRSS).String(), "", "", "under 150 MB", r.peakRSS < 150e6)
 	}
 	fmt.Fprintf(w, "\n%-44s %14s %22s %18s   %-26s\n", "", "Sandglass", "the other", "ratio", "target")
 	for _, x := range r.rows {
