@@ -99,6 +99,9 @@ func TestCarryAgain(t *testing.T) {
 		{name: "a condition that divides", copySQL: id, ownSQL: id + "INSERT INTO a VALUES (1)", rules: ownRule("r", "a", "keep: target", "where: 1 / (id - 1) > 0"), code: policy.CodeRuleFailed, says: "22012 (own/pack.yaml, line 12: where: 1 / (id - 1) > 0)"},
 		{name: "a condition that divides in the copy", copySQL: id + "INSERT INTO a VALUES (1)", ownSQL: id, rules: ownRule("r", "a", "keep: target", "where: 1 / (id - 1) > 0"), code: policy.CodeRuleFailed, says: "22012 (own/pack.yaml, line 12: where: 1 / (id - 1) > 0)"},
 	} {
+		if n%oneIn != 0 {
+			continue
+		}
 		database := "shop"
 		if n > 0 {
 			database = "shop_uat"

@@ -283,7 +283,7 @@ func TestPackResume(t *testing.T) {
 	}
 	stopped := errors.New("killed here")
 	kills := 0
-	for at := int64(0); ; at++ {
+	for at := int64(0); ; at += oneIn {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		in.Progress = func(p sandglass.Progress) {
 			if p.Done >= at+1 && p.Done < p.Total {
@@ -300,7 +300,7 @@ func TestPackResume(t *testing.T) {
 			t.Fatal(err)
 		}
 		kills++
-		if at%12 == 11 {
+		if kills%(12/oneIn) == 1 {
 			if err := errors.Join(rough.Kill(), rough.Start(t.Context())); err != nil {
 				t.Fatal(err)
 			}

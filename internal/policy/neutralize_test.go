@@ -289,7 +289,7 @@ func TestResume(t *testing.T) {
 	for done := false; !done; attempts++ {
 		ctx, cancel := context.WithCancel(t.Context())
 		cut := &cutOff{cancel: cancel}
-		cut.left.Store(int64(6 + attempts*5))
+		cut.left.Store(int64(6 + attempts*5*oneIn))
 		st := staging(rough)
 		st.Connect = func(ctx context.Context, database string) (*pgx.Conn, error) {
 			cfg, err := config(rough, database)
@@ -305,7 +305,7 @@ func TestResume(t *testing.T) {
 			t.Fatalf("attempt %d: %v", attempts, err)
 		}
 		cancel()
-		if attempts%10 == 9 {
+		if attempts%(12/oneIn) == 2 {
 			if err := rough.Kill(); err != nil {
 				t.Fatal(err)
 			}
