@@ -10,6 +10,7 @@ import (
 
 	"sandglass"
 	"sandglass/internal/pgtest"
+	"sandglass/internal/systest"
 )
 
 // A recorded sandbox goes on with its history after a restore that failed, and after an undo with the one it had
@@ -118,4 +119,15 @@ func TestDeclarationChangesOfARunningSandbox(t *testing.T) {
 	_, err = s.Undo(ctx, "uat")
 	must(t, err)
 	shows(t, s, "uat", "the sandbox")
+}
+
+// fails expects an operation to fail, and gives its error's code.
+func fails(t *testing.T, s *systest.System, r sandglass.Request) sandglass.Code {
+	t.Helper()
+	op, err := s.Operate(t.Context(), r)
+	must(t, err)
+	if op.State != sandglass.Failed || op.Error == nil {
+		t.Fatalf("%s of %s: %s, want failed", r.Kind, r.Environment, op.State)
+	}
+	return op.Error.Code
 }

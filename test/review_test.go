@@ -70,17 +70,6 @@ func redeclare(t *testing.T, s *systest.System, name string, edit func(*sandglas
 	must(t, err)
 }
 
-// fails expects an operation to fail, and gives its error's code.
-func fails(t *testing.T, s *systest.System, r sandglass.Request) sandglass.Code {
-	t.Helper()
-	op, err := s.Operate(t.Context(), r)
-	must(t, err)
-	if op.State != sandglass.Failed || op.Error == nil {
-		t.Fatalf("%s of %s: %s, want failed", r.Kind, r.Environment, op.State)
-	}
-	return op.Error.Code
-}
-
 // The undo of a first restore leaves the sandbox empty, also when `serve` is killed right after the swap; its
 // own undo brings the copy back.
 func TestUndoToEmptyKilled(t *testing.T) {
