@@ -59,7 +59,13 @@ func uidsOf(t *testing.T, s *systest.System) map[string]int {
 		uid, err := strconv.Atoi(text)
 		must(t, err)
 		folder := filepath.Join(s.State(), "volumes", id)
-		for _, path := range []string{folder, folder + "/data", folder + "/run", folder + "/data/PG_VERSION", folder + "/log/postgresql.log"} {
+		// The folder around them is root's: nobody else puts anything in the place of one.
+		info, err := os.Stat(folder)
+		must(t, err)
+		if whose := info.Sys().(*syscall.Stat_t); whose.Uid != 0 || info.Mode().Perm() != 0o711 {
+			t.Errorf("%s has mode %v and is of %d", folder, info.Mode(), whose.Uid)
+		}
+		for _, path := range []string{folder + "/data", folder + "/run", folder + "/data/PG_VERSION", folder + "/log/postgresql.log"} {
 			if got := ownerOf(t, path); uid != 0 && got != uid {
 				t.Errorf("volume %s is of %d, but %s of %d", id, uid, path, got)
 			}
