@@ -66,6 +66,7 @@ func TestRowsChangedDuringARestore(t *testing.T) {
 	if op.State != sandglass.Succeeded {
 		t.Fatalf("start of uat: %s %v", op.State, op.Error)
 	}
+	c.watch(t)
 	for _, one := range [][2]string{{"postgres", "CREATE ROLE tester LOGIN PASSWORD 'tester'"}, {"postgres", "CREATE DATABASE shop_uat"},
 		{"shop_uat", tables + "INSERT INTO printer (name) VALUES ('own'); INSERT INTO setting VALUES ('url', 'own-url', 'of uat'); GRANT ALL ON printer TO tester"}} {
 		conn, err := c.Connect(ctx, "uat", one[0])

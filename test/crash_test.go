@@ -36,15 +36,21 @@ const (
 func newCrashSite(t *testing.T) *crashSite {
 	t.Helper()
 	ctx := t.Context()
-	c := &crashSite{prod: production(t, nil), own: "the sandbox", fromProd: "production", slot: sandglass.SlotName("prod"), servers: 2}
+	c := &crashSite{prod: production(t, nil), own: "the sandbox", fromProd: "production", slot: sandglass.SlotName("prod")}
 	c.prod.Exec(t, "postgres", "CREATE TABLE identity AS SELECT 'production' AS who", "CREATE ROLE app LOGIN PASSWORD 'production'")
 	c.System = newSystem(t)
 	must(t, c.Record(ctx, "prod", c.prod, nil))
 	newSandbox(t, c.System, "uat", nil)
-	must(t, c.settle(ctx))
-	c.locks = metadata(t, c.System, advisoryLocks)
-	c.memory = watchSharedMemory(t, filepath.Join(c.State(), "volumes"))
+	c.watch(t)
 	return c
+}
+
+// watch begins to look at what may be left behind, when uat runs and there is nothing to do.
+func (c *crashSite) watch(t *testing.T) {
+	t.Helper()
+	must(t, c.settle(t.Context()))
+	c.servers, c.locks = 2, metadata(t, c.System, advisoryLocks)
+	c.memory = watchSharedMemory(t, filepath.Join(c.State(), "volumes"))
 }
 
 const sitePack = `pack: site
@@ -68,9 +74,11 @@ func (c *crashSite) withPack(t *testing.T) {
 	folder := filepath.Join(c.State(), "packs", "site")
 	must(t, os.MkdirAll(folder, 0o755))
 	must(t, os.WriteFile(filepath.Join(folder, "pack.yaml"), []byte(sitePack), 0o644))
-	redeclare(t, c.System, "prod", func(e *sandglass.Environment) { e.Databases = map[string]string{"business": "shop"} })
+	redeclare(t, c.System, "prod", func(e *sandglass.Environment) {
+		e.Databases = map[string]string{"business": "shop", "main": "postgres"}
+	})
 	redeclare(t, c.System, "uat", func(e *sandglass.Environment) {
-		e.Databases, e.Packs = map[string]string{"business": "shop"}, []string{"site"}
+		e.Databases, e.Packs = map[string]string{"business": "shop", "main": "postgres"}, []string{"site"}
 		e.Server.Synchronize = &sandglass.Synchronize{Command: []string{"true"}, Role: "app"}
 	})
 	c.settings = map[string]string{c.own: "url own, 7 own", c.fromProd: "url of the pack, 7 own"}
