@@ -160,7 +160,7 @@ func readKey(path string) (repo.Keys, error) {
 func (c *Control) build(owner server.Owner, uids server.UIDs) error {
 	c.recorders = newRecorders(c)
 	c.host = &operation.Host{Name: c.Host, DB: c.db, Repository: c.repo, Recorders: c.recorders, Owner: owner, UIDs: uids, Helper: c.Executable,
-		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), c.Log), Folders: c.Binaries, Packs: filepath.Join(c.State, "packs"),
+		Volumes: volume.NewFull(filepath.Join(c.State, "volumes"), c.Log), Installed: server.Look(c.Binaries...), Packs: filepath.Join(c.State, "packs"),
 		Hidden: []string{c.State, c.Repository}, Log: c.Log}
 	var err error
 	c.engine, err = engine.New(engine.Config{DB: c.db, Host: c.Host, Dir: filepath.Join(c.State, "ops"), Log: c.Log,

@@ -48,7 +48,7 @@ type (
 )
 
 func (c doctor) doctorHost(ctx context.Context, ok sayOK, bad sayBad) {
-	found, err := server.Find(ctx, c.Binaries...)
+	found, err := server.Look(c.Binaries...).Find(ctx)
 	var majors []string
 	for major, b := range found {
 		majors = append(majors, fmt.Sprintf("%d (%s)", major, b.Version))

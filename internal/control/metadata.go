@@ -98,7 +98,7 @@ func makeMetadata(ctx context.Context, config server.Config) error {
 func (c *Config) metadataConfig(ctx context.Context, owner server.Owner) (server.Config, error) {
 	dir := filepath.Join(c.State, "meta")
 	config := server.Config{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Log: filepath.Join(dir, "log", "postgresql.log"), Owner: owner, Helper: c.Executable}
-	found, err := server.Find(ctx, c.Binaries...)
+	found, err := server.Look(c.Binaries...).Find(ctx)
 	if err != nil {
 		return config, err
 	}

@@ -50,9 +50,8 @@ type Host struct {
 	Owner      server.Owner // of servers whose volume has no user ID of its own
 	UIDs       server.UIDs  // those that volumes get, where we are root
 	// Helper is the sandglass binary that seals and answers restore_command; servers' owner can execute it.
-	Helper string
-	// Folders are searched for PostgreSQL binaries before the usual places.
-	Folders []string
+	Helper    string
+	Installed *server.Installed
 	// Packs is the folder of the team's own packs; it may be missing.
 	Packs string
 	// Hidden are folders of ours that a sandbox's migrations never see.

@@ -160,7 +160,7 @@ func (h *Host) makeCluster(ctx context.Context, run *engine.Run, e db.Environmen
 		return err
 	}
 	if m.Volume == "" {
-		found, err := server.Find(ctx, h.Folders...)
+		found, err := h.Installed.Find(ctx)
 		if err != nil {
 			return err
 		}

@@ -132,7 +132,7 @@ func (h *Host) imageFacts(ctx context.Context, m *memory, f *preflight.Facts) er
 
 // hostFacts asks this host: binaries, seal, space, kept states.
 func (h *Host) hostFacts(ctx context.Context, f *preflight.Facts) error {
-	found, err := server.Find(ctx, h.Folders...)
+	found, err := h.Installed.Find(ctx)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func (h *Host) base(ctx context.Context, volumeID string, major int) (server.Con
 	if err != nil {
 		return server.Config{}, err
 	}
-	found, err := server.Find(ctx, h.Folders...)
+	found, err := h.Installed.Find(ctx)
 	if err != nil {
 		return server.Config{}, err
 	}

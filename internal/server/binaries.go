@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"sandglass"
 )
@@ -43,20 +44,37 @@ var usualFolders = []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/u
 
 var versionLine = regexp.MustCompile(`^postgres \(PostgreSQL\) ((\d+)\S*)`)
 
-// Find gives the installed PostgreSQL of each supported major, by asking the binaries in the given
-// folders, then in the usual places. A folder may hold wildcards. The first one found of a major wins;
-// binaries that don't run, and development versions of other majors, are passed over.
-func Find(ctx context.Context, extra ...string) (map[int]Binaries, error) {
+// Installed is the PostgreSQL of this host. It remembers what each binary said of itself for as long as its file stays
+// the same: starting one to ask takes longer than many an operation's step.
+type Installed struct {
+	extra []string
+	mu    sync.Mutex
+	said  map[string]said // by path
+}
+
+type said struct {
+	file os.FileInfo
+	Binaries
+}
+
+// Look is at the given folders, then at the usual places. A folder may hold wildcards.
+func Look(extra ...string) *Installed {
+	return &Installed{extra: extra, said: map[string]said{}}
+}
+
+// Find gives the installed PostgreSQL of each supported major, by asking the binaries. The first one found of a
+// major wins; binaries that don't run, and development versions of other majors, are passed over.
+func (i *Installed) Find(ctx context.Context) (map[int]Binaries, error) {
 	found := map[int]Binaries{}
 	seen := map[string]bool{}
-	for _, pattern := range slices.Concat(extra, usualFolders) {
+	for _, pattern := range slices.Concat(i.extra, usualFolders) {
 		dirs, err := filepath.Glob(pattern)
 		if err != nil {
 			return nil, &sandglass.Error{Code: sandglass.CodeConfig, Op: "find PostgreSQL", Err: err,
 				Message: fmt.Sprintf("%q is not a folder name.", pattern), Remedy: "Correct the folders of PostgreSQL binaries in the configuration."}
 		}
 		for _, dir := range dirs {
-			b, ok := inspect(ctx, dir)
+			b, ok := i.inspect(ctx, dir)
 			if !ok || seen[b.Dir] {
 				continue
 			}
@@ -72,27 +90,45 @@ func Find(ctx context.Context, extra ...string) (map[int]Binaries, error) {
 	return found, nil
 }
 
-// inspect asks the binaries in a folder who they are.
-func inspect(ctx context.Context, dir string) (Binaries, bool) {
+// inspect tells who the binaries in a folder are.
+func (i *Installed) inspect(ctx context.Context, dir string) (Binaries, bool) {
 	// postgres finds its libraries from where it really lies.
 	path, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
 	if err != nil {
 		return Binaries{}, false
 	}
-	dir = filepath.Dir(path)
-	if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
-		return Binaries{}, false
-	}
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	file, err := os.Stat(path)
 	if err != nil {
 		return Binaries{}, false
 	}
-	m := versionLine.FindStringSubmatch(strings.TrimSpace(string(out)))
-	if m == nil {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(path), "initdb")); err != nil {
 		return Binaries{}, false
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if s, ok := i.said[path]; ok && os.SameFile(s.file, file) && s.file.ModTime().Equal(file.ModTime()) && s.file.Size() == file.Size() {
+		return s.Binaries, true
+	}
+	b, err := ask(ctx, path)
+	if err != nil {
+		return Binaries{}, false
+	}
+	i.said[path] = said{file, b}
+	return b, true
+}
+
+// ask asks a server's binary who it is.
+func ask(ctx context.Context, path string) (Binaries, error) {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return Binaries{}, err
+	}
+	m := versionLine.FindStringSubmatch(strings.TrimSpace(string(out)))
+	if m == nil {
+		return Binaries{}, fmt.Errorf("%s is not PostgreSQL's server", path)
+	}
 	major, err := strconv.Atoi(m[2])
-	return Binaries{Dir: dir, Major: major, Version: m[1]}, err == nil
+	return Binaries{Dir: filepath.Dir(path), Major: major, Version: m[1]}, err
 }
 
 // Pick gives the binaries of a major, or says how to get them.

@@ -113,7 +113,7 @@ func binaries(t *testing.T) server.Binaries {
 	if dir := os.Getenv("SANDGLASS_TEST_BINARIES"); dir != "" {
 		extra = append(extra, dir)
 	}
-	found, err := server.Find(testContext(t), extra...)
+	found, err := server.Look(extra...).Find(testContext(t))
 	must(t, err)
 	if len(extra) > 0 {
 		for _, b := range found {
