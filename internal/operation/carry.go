@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/engine"
@@ -43,10 +45,10 @@ func (h *Host) settle(ctx context.Context, run *engine.Run, old server.Config, m
 	within, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
 	began := time.Now()
-	err := h.sameRoles(within, old, m, target.Declaration.Databases)
-	if err == nil {
-		err = h.carryAgain(within, run, old, *m, target)
-	}
+	both, asking := errgroup.WithContext(within)
+	both.Go(func() error { return h.sameRoles(asking, old, *m, target.Declaration.Databases) })
+	both.Go(func() error { return h.carryAgain(asking, run, old, *m, target) })
+	err := both.Wait()
 	if err != nil && within.Err() != nil && ctx.Err() == nil {
 		return &sandglass.Error{Code: CodeCarryChanged, Op: "carry over", Message: fmt.Sprintf("What of the sandbox stays its own could not be compared and carried again within %s.", budget),
 			Remedy: "The sandbox is as it was. Restore when less is changed there, or give it more time (server.carry_budget).", Err: err}

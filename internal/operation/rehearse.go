@@ -126,7 +126,7 @@ func digest(t *policy.Target, named map[string]string) string {
 
 // sameRoles is 8c: what the fenced sandbox's people have of roles and settings must be what the copy was
 // given. A change in the last second is not lost but ends the cutover, which goes back.
-func (h *Host) sameRoles(ctx context.Context, c server.Config, m *memory, named map[string]string) error {
+func (h *Host) sameRoles(ctx context.Context, c server.Config, m memory, named map[string]string) error {
 	now, err := policy.ReadTarget(ctx, connector(c))
 	if err != nil {
 		return err

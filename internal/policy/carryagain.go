@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"sandglass"
 )
@@ -26,23 +27,24 @@ func CarryAgain(ctx context.Context, st Staging, in Input) (again Report, err er
 	if in.FromTarget == nil {
 		return again, nil
 	}
-	for _, r := range in.rules() {
-		if r.carries == nil {
-			continue
-		}
-		err := st.Connect.in(ctx, r.database, func(conn *pgx.Conn) error {
-			j := newJob(st, in)
-			if err := j.carryAgain(ctx, conn, r); err != nil {
+	rules := slices.DeleteFunc(in.rules(), func(r rule) bool { return r.carries == nil })
+	reports := make([]Report, len(rules))
+	databases, carrying := errgroup.WithContext(ctx)
+	for i, r := range rules {
+		databases.Go(func() error {
+			return st.Connect.in(carrying, r.database, func(conn *pgx.Conn) error {
+				j := newJob(st, in)
+				err := j.carryAgain(carrying, conn, r)
+				reports[i] = j.report
 				return err
-			}
-			again.Rules = append(again.Rules, j.report.Rules...)
-			return nil
+			})
 		})
-		if err != nil {
-			return again, err
-		}
 	}
-	return again, nil
+	err = databases.Wait()
+	for _, r := range reports {
+		again.Rules = append(again.Rules, r.Rules...)
+	}
+	return again, err
 }
 
 // carryAgain does so in one database; the report is empty where nothing had changed.

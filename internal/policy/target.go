@@ -10,6 +10,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 )
 
 // Target is what a restore leaves as it is in the sandbox.
@@ -96,16 +97,22 @@ func ReadTarget(ctx context.Context, connect Connect) (*Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the sandbox's roles and settings: %w", err)
 	}
+	databases, reading := errgroup.WithContext(ctx)
+	databases.SetLimit(4)
 	for i := range t.Databases {
 		d := &t.Databases[i]
 		if !d.AllowConn {
 			continue // its contents can't be read without opening it, and the target is not changed
 		}
-		if err := connect.in(ctx, d.Name, func(conn *pgx.Conn) error { return d.readGrants(ctx, conn, names) }); err != nil {
-			return nil, fmt.Errorf("read the grants of database %q: %w", d.Name, err)
-		}
+		databases.Go(func() error {
+			err := connect.in(reading, d.Name, func(conn *pgx.Conn) error { return d.readGrants(reading, conn, names) })
+			if err != nil {
+				return fmt.Errorf("read the grants of database %q: %w", d.Name, err)
+			}
+			return nil
+		})
 	}
-	return t, nil
+	return t, databases.Wait()
 }
 
 // readCluster reads what is shared, in one snapshot, and returns the names of the roles whose
