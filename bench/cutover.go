@@ -33,7 +33,7 @@ func (b *bench) cutover(ctx context.Context) (err error) {
 	if err := errors.Join(err, conn.Close(ctx)); err != nil {
 		return err
 	}
-	probe := pgtest.StartProbe(ctx, fmt.Sprintf("postgres://asker:asker@127.0.0.1:%d/postgres", port), "SELECT 1")
+	probe := pgtest.StartProbe(ctx, fmt.Sprintf("postgres://asker:asker@127.0.0.1:%d/postgres?sslmode=disable", port), "SELECT 1")
 	defer probe.Stop()
 	var gaps, undoGaps, undos []time.Duration
 	for i := range b.runs {

@@ -75,7 +75,7 @@ func TestRowsChangedDuringARestore(t *testing.T) {
 		must(t, err)
 		must(t, conn.Close(ctx))
 	}
-	way := fmt.Sprintf("postgres://tester:tester@127.0.0.1:%d/shop_uat", port)
+	way := fmt.Sprintf("postgres://tester:tester@127.0.0.1:%d/shop_uat?sslmode=disable", port)
 
 	committed := 1
 	for _, row := range []struct {

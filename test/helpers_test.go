@@ -48,7 +48,7 @@ func metadata(t *testing.T, s *systest.System, sql string) string {
 
 // login tries a role and a password at a sandbox's address: "" when it gets in, else the SQLSTATE or the error.
 func login(ctx context.Context, port int, role, password string) string {
-	err := pgtest.Ask(ctx, fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/postgres", role, password, port), "SELECT 1")
+	err := pgtest.Ask(ctx, fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/postgres?sslmode=disable", role, password, port), "SELECT 1")
 	if code := pgtest.SQLState(err); code != "" {
 		return code
 	}

@@ -155,7 +155,7 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 		}
 	}
 	// The one password that production's role had opens nothing.
-	_, err = pgx.Connect(ctx, fmt.Sprintf("postgres://app:of%%20production@127.0.0.1:%d/postgres", uatPort))
+	_, err = pgx.Connect(ctx, fmt.Sprintf("postgres://app:of%%20production@127.0.0.1:%d/postgres?sslmode=disable", uatPort))
 	if code := pgtest.SQLState(err); code != "28P01" && code != "28000" {
 		t.Errorf("production's role and password: %v", err)
 	}

@@ -54,7 +54,7 @@ func (o ownRows) read(ctx context.Context, conn *pgx.Conn) (string, error) {
 }
 
 func (s sandbox) url(role, password, database string) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, password), Host: "127.0.0.1:" + strconv.Itoa(s.port), Path: database}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, password), Host: "127.0.0.1:" + strconv.Itoa(s.port), Path: database, RawQuery: "sslmode=disable"}
 	return u.String()
 }
 

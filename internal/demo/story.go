@@ -197,8 +197,8 @@ func (s *story) makeSandbox(ctx context.Context) (err error) {
 		return err
 	}
 	s.uat.shows = e.LastRestored
-	s.say("uat has vendors of its own, printers, servers, a mail relay and users of its own, and a role %s with a password that nobody else knows. From now on a client connects to it and asks, again and again, without a pause.", uatApp)
-	s.uat.probe = pgtest.StartProbeEvery(ctx, s.uatURL(), probeQuery, 100*time.Millisecond)
+	s.say("uat has vendors of its own, printers, servers, a mail relay and users of its own, and a role %s with a password that nobody else knows. From now on a client asks it again and again, without a pause, and connects anew whenever it has to.", uatApp)
+	s.uat.probe = pgtest.StartProbe(ctx, s.uatURL(), probeQuery)
 	return nil
 }
 

@@ -10,7 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Probe is a client that connects, asks and leaves, again and again, and measures for how long it got no answer.
+// Probe is a client that asks again and again, and measures for how long it got no answer. It keeps its session while that
+// answers, as the pool of an application does, and connects anew when it does not.
 type Probe struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -20,44 +21,70 @@ type Probe struct {
 	asked  int64
 }
 
-const probeEvery = 20 * time.Millisecond
+const (
+	probeEvery    = 20 * time.Millisecond
+	probeAway     = 50 * time.Millisecond // while there is no answer: each attempt costs the host a process
+	probePatience = 2 * time.Second
+)
 
 // StartProbe begins to ask the server at url the query, without a pause, until Stop.
 func StartProbe(ctx context.Context, url, query string) *Probe {
-	return StartProbeEvery(ctx, url, query, probeEvery)
-}
-
-// StartProbeEvery is StartProbe at another pace: each question is a session of its own, and takes the server some time.
-func StartProbeEvery(ctx context.Context, url, query string, every time.Duration) *Probe {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &Probe{cancel: cancel, last: time.Now()}
 	p.done.Go(func() {
-		tick := time.NewTicker(every)
-		defer tick.Stop()
+		away := time.NewTicker(probeAway)
+		defer away.Stop()
 		for ctx.Err() == nil {
-			if Ask(ctx, url, query) == nil {
-				p.answered()
-			}
-			select {
-			case <-ctx.Done():
-			case <-tick.C:
-			}
+			p.session(ctx, url, query)
+			await(ctx, away)
 		}
 	})
 	return p
 }
 
+// session asks until there is no answer.
+func (p *Probe) session(ctx context.Context, url, query string) {
+	conn, err := connect(ctx, url)
+	if err != nil {
+		return
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil && ask(ctx, conn, query) == nil {
+		p.answered()
+		await(ctx, tick)
+	}
+}
+
+func await(ctx context.Context, tick *time.Ticker) {
+	select {
+	case <-ctx.Done():
+	case <-tick.C:
+	}
+}
+
+func connect(ctx context.Context, url string) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, probePatience)
+	defer cancel()
+	return pgx.Connect(ctx, url)
+}
+
+func ask(ctx context.Context, conn *pgx.Conn, query string) error {
+	ctx, cancel := context.WithTimeout(ctx, probePatience)
+	defer cancel()
+	_, err := conn.Exec(ctx, query)
+	return err
+}
+
 // Ask asks once, in a session of its own, with two seconds' patience.
 func Ask(ctx context.Context, url, query string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := connect(ctx, url)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, query)
-	return err
+	return ask(ctx, conn, query)
 }
 
 func (p *Probe) answered() {

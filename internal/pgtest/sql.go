@@ -18,7 +18,8 @@ func (c *Cluster) ConnString(database string) string {
 
 // URL is a connection URL over TCP, for a role with a password.
 func (c *Cluster) URL(role, password, database string) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, password), Host: "127.0.0.1:" + strconv.Itoa(c.Port), Path: database}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, password), Host: "127.0.0.1:" + strconv.Itoa(c.Port), Path: database,
+		RawQuery: "sslmode=disable"} // or pgx asks for TLS first, and is a session more for the server
 	return u.String()
 }
 
