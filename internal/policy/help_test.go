@@ -175,6 +175,9 @@ func makeCopy(t testing.TB) (*pgtest.Cluster, policy.Contact) {
 			CREATE FUNCTION cron.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''fired''; END'; CREATE TRIGGER cache BEFORE UPDATE ON cron.job EXECUTE FUNCTION cron.refuse()`,
 		`CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''event trigger fired''; END'`,
 		`CREATE FUNCTION reach() RETURNS text LANGUAGE sql AS $$ SELECT * FROM dblink('host=prod', 'select 1') AS t(x text) $$`,
+		`CREATE FUNCTION elsewhere() RETURNS fdw_handler LANGUAGE c AS '$libdir/postgres_fdw', 'postgres_fdw_handler'`,
+		`UPDATE pg_proc SET probin = '$libdir/not_on_this_machine' WHERE proname = 'elsewhere'`,
+		`INSERT INTO pg_extension SELECT 60000, 'not_packaged_here', 10, oid, true, '1.0', NULL, NULL FROM pg_namespace WHERE nspname = 'public'`,
 		`CREATE UNLOGGED TABLE volatile (x int)`, `CREATE SCHEMA vault; CREATE TABLE vault.secrets (secret text)`,
 		`CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION tell()`, `ALTER EVENT TRIGGER watch ENABLE ALWAYS`)
 	for _, db := range []string{"shop", "junk"} {

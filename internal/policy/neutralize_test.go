@@ -99,7 +99,8 @@ func TestNeutralize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"inspect.prepared_transactions", "inspect.subscriptions", "inspect.foreign_servers", "inspect.event_triggers", "inspect.publications", "inspect.functions_reach_out", "inspect.unlogged_tables", "inspect.secret_store"} {
+	for _, want := range []string{"inspect.prepared_transactions", "inspect.subscriptions", "inspect.foreign_servers", "inspect.event_triggers", "inspect.publications", "inspect.functions_reach_out", "inspect.unlogged_tables", "inspect.secret_store",
+		"inspect.extension_missing", "inspect.library_missing"} {
 		if !strings.Contains(strings.Join(append(levels(findings, sandglass.OK), levels(findings, sandglass.Warning)...), "\n"), want) {
 			t.Errorf("no finding %s", want)
 		}
