@@ -23,7 +23,7 @@ import (
 func Discard(ctx context.Context, c Config) error {
 	pf, pidErr := c.readPIDFile()
 	if pid, err := c.findPostmaster(ctx); err == nil {
-		if err := quit(ctx, pid, c.Data); err != nil {
+		if err := c.quit(ctx, pid); err != nil {
 			return err
 		}
 	}
@@ -33,7 +33,7 @@ func Discard(ctx context.Context, c Config) error {
 			break
 		}
 		for _, pid := range pids {
-			if err := killAndWait(ctx, pid, c.Data); err != nil {
+			if err := c.killAndWait(ctx, pid); err != nil {
 				return err
 			}
 		}
@@ -58,16 +58,16 @@ func (c Config) socket() string {
 // servers are the PostgreSQL processes that work in the data folder. Others only happen to stand there,
 // such as somebody's shell. A process that is just ending has no program any more, but may still hold memory.
 func (c Config) servers() []int {
-	return slices.DeleteFunc(holders(c.Data), func(pid int) bool {
+	return slices.DeleteFunc(c.holders(), func(pid int) bool {
 		path := executable(pid)
 		name := filepath.Base(path)
-		return path != "" && name != "postgres" && name != "initdb" && !startedOn(pid, c.Data)
+		return path != "" && name != "postgres" && name != "initdb" && !c.startedOn(pid)
 	})
 }
 
 // clients are the processes of restore_command, which may outlive their server for a while.
 func (c Config) clients() []int {
-	return slices.DeleteFunc(holders(c.Data), func(pid int) bool { return executable(pid) != c.helper() || startedOn(pid, c.Data) })
+	return slices.DeleteFunc(c.holders(), func(pid int) bool { return executable(pid) != c.helper() || c.startedOn(pid) })
 }
 
 // executable is the path of a process's program.
@@ -77,13 +77,13 @@ func executable(pid int) string {
 }
 
 // quit asks a postmaster for an immediate shutdown and gives it a few seconds.
-func quit(ctx context.Context, pid int, data string) error {
+func (c Config) quit(ctx context.Context, pid int) error {
 	w, err := watchProcess(pid)
 	if err != nil {
 		return nil // gone
 	}
 	defer w.close()
-	if !startedOn(pid, data) {
+	if !c.startedOn(pid) {
 		return nil
 	}
 	if err := w.signal(unix.SIGQUIT); err != nil {
@@ -101,13 +101,13 @@ func quit(ctx context.Context, pid int, data string) error {
 }
 
 // killAndWait ends one process of the data folder.
-func killAndWait(ctx context.Context, pid int, data string) error {
+func (c Config) killAndWait(ctx context.Context, pid int) error {
 	w, err := watchProcess(pid)
 	if err != nil {
 		return nil // gone
 	}
 	defer w.close()
-	if !worksIn(pid, data) {
+	if !c.worksIn(pid) {
 		return nil // the number is somebody else's by now
 	}
 	if err := w.signal(unix.SIGKILL); err != nil {

@@ -68,12 +68,12 @@ func (c Config) readPIDFile() (pidfile, error) {
 	return p, nil
 }
 
-// holders gives the processes that work in a data folder: their working folder is in it, or they were
+// holders gives the processes that work in the data folder: their working folder is in it, or they were
 // started on it (-D) and have not got that far.
-func holders(data string) []int {
+func (c Config) holders() []int {
 	var pids []int
 	for _, pid := range processes() {
-		if worksIn(pid, data) {
+		if c.worksIn(pid) {
 			pids = append(pids, pid)
 		}
 	}
@@ -81,26 +81,44 @@ func holders(data string) []int {
 }
 
 // worksIn says whether a process works in the data folder, or was started on it.
-func worksIn(pid int, data string) bool {
-	if startedOn(pid, data) {
+func (c Config) worksIn(pid int) bool {
+	if c.startedOn(pid) {
 		return true
 	}
 	cwd, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
 	if err != nil {
 		return false
 	}
-	dirs := []string{data} // so it is shown in a seal
+	dirs := []string{c.Data} // so it is shown in a seal
 	// The folder itself is its user's: a link in its place would lead to another server's.
-	if top, err := filepath.EvalSymlinks(filepath.Dir(data)); err == nil && top != filepath.Dir(data) {
-		dirs = append(dirs, filepath.Join(top, filepath.Base(data)))
+	if top, err := filepath.EvalSymlinks(filepath.Dir(c.Data)); err == nil && top != filepath.Dir(c.Data) {
+		dirs = append(dirs, filepath.Join(top, filepath.Base(c.Data)))
 	}
 	return within(cwd, dirs)
 }
 
-// startedOn says whether a process's command line names the data folder with -D.
-func startedOn(pid int, data string) bool {
+// startedOn says whether a process's command line names the data folder with -D. Anybody's may, so it must be the
+// owner's, or ours on the way to become that.
+func (c Config) startedOn(pid int) bool {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-	return err == nil && pid != os.Getpid() && bytes.Contains(append([]byte{0}, b...), []byte("\x00-D\x00"+data+"\x00"))
+	if err != nil || pid == os.Getpid() || !bytes.Contains(append([]byte{0}, b...), []byte("\x00-D\x00"+c.Data+"\x00")) {
+		return false
+	}
+	uid, err := userOf(pid)
+	return err == nil && (uid == c.Owner.UID || uid == os.Geteuid())
+}
+
+// userOf is the user whose a process really is. Whose /proc/PID is does not tell: it is root's for a process that wants it so.
+func userOf(pid int) (int, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0, err
+	}
+	_, line, _ := strings.Cut(string(b), "\nUid:") // real, effective, saved, file system
+	if f := strings.Fields(line); len(f) > 0 {
+		return strconv.Atoi(f[0])
+	}
+	return 0, fmt.Errorf("read /proc/%d/status: no user", pid)
 }
 
 func processes() []int {

@@ -200,8 +200,13 @@ func socketFolders() ([]string, error) {
 	defer f.Close()
 	var dirs []string
 	for sc := bufio.NewScanner(f); sc.Scan(); {
-		// Num RefCount Protocol Flags Type St Inode Path; the path is missing or begins with @ for others.
-		if _, path, ok := strings.Cut(sc.Text(), " /"); ok {
+		// Num RefCount Protocol Flags Type St Inode Path; the path is missing or begins with @ for others. What stands there is
+		// anybody's to say, blanks and line ends too; only where a socket really lies is a folder of sockets.
+		_, path, ok := strings.Cut(sc.Text(), " /")
+		if !ok {
+			continue
+		}
+		if info, err := os.Lstat("/" + path); err == nil && info.Mode()&os.ModeSocket != 0 {
 			dirs = append(dirs, filepath.Dir("/"+path))
 		}
 	}

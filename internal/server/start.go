@@ -106,11 +106,20 @@ func (c Config) openLog() (*os.File, error) {
 		return nil, fmt.Errorf("open server log: %w", err)
 	}
 	defer r.Close()
-	f, err := r.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := r.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open server log: %w", err)
 	}
-	if err := f.Chown(c.Owner.UID, c.Owner.GID); err != nil {
+	// The folder is the owner's, who must not be given what only has a name there.
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1) {
+		err = fmt.Errorf("%s: %w: it is no ordinary file of one name", c.Log, fs.ErrInvalid)
+	}
+	if err == nil {
+		err = f.Chown(c.Owner.UID, c.Owner.GID)
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open server log: %w", err)
 	}
@@ -191,7 +200,7 @@ func Adopt(ctx context.Context, c Config) (*Postmaster, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
 	// The number is pinned now; make sure it is still the one we found.
-	if !startedOn(pid, c.Data) {
+	if !c.startedOn(pid) {
 		w.close()
 		return nil, ErrNotRunning
 	}
@@ -218,19 +227,16 @@ func Adopt(ctx context.Context, c Config) (*Postmaster, error) {
 // findPostmaster gives the postmaster of the data folder: the process that postmaster.pid names, if it
 // is that process still, or one that was started on the folder and has not written the file yet.
 func (c Config) findPostmaster(ctx context.Context) (int, error) {
-	pf, err := c.readPIDFile()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
-	}
-	if err == nil && pf.data == c.Data && startedOn(pf.pid, c.Data) {
+	// A file that can't be read, whatever the server's user made of it, says no more than none.
+	if pf, err := c.readPIDFile(); err == nil && pf.data == c.Data && c.startedOn(pf.pid) {
 		// The file is written within moments of the process's start; a stale one names another time.
 		if st, err := statProcess(pf.pid); err == nil && st.state != 'Z' && !pf.start.Before(st.start.Add(-2*time.Second)) {
 			return pf.pid, nil
 		}
 	}
-	for _, pid := range holders(c.Data) {
+	for _, pid := range c.holders() {
 		// The postmaster and what becomes it (seal-exec) name the folder; its children show a title instead.
-		if st, err := statProcess(pid); err == nil && st.state != 'Z' && startedOn(pid, c.Data) && !startedOn(st.parent, c.Data) {
+		if st, err := statProcess(pid); err == nil && st.state != 'Z' && c.startedOn(pid) && !c.startedOn(st.parent) {
 			return pid, nil
 		}
 	}

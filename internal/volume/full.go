@@ -238,7 +238,7 @@ func (f *Full) Destroy(ctx context.Context, id string) error {
 	} else if err != nil {
 		return fmt.Errorf("destroy volume: %w", err)
 	}
-	if pid := serverIn(l.Root); pid != 0 {
+	if pid := serverIn(l.Data); pid != 0 {
 		return &sandglass.Error{Code: sandglass.CodeVolumeInUse, Op: "destroy volume",
 			Message: fmt.Sprintf("The volume %s is in use: a PostgreSQL process (%d) works in it.", id, pid),
 			Remedy:  "Stop the server that runs on it first."}
@@ -264,11 +264,11 @@ func (f *Full) Destroy(ctx context.Context, id string) error {
 	return syncDir(f.dir)
 }
 
-// serverIn finds a PostgreSQL process that works in the volume, 0 if there is none. A shell that
-// somebody left there does not count.
-func serverIn(root string) int {
-	dirs := []string{root}
-	if real, err := filepath.EvalSymlinks(root); err == nil {
+// serverIn finds a PostgreSQL process that works in the data folder, 0 if there is none. A shell that
+// somebody left there does not count, nor does what works in the folder around it, which anybody may enter.
+func serverIn(data string) int {
+	dirs := []string{data}
+	if real, err := filepath.EvalSymlinks(data); err == nil {
 		dirs = append(dirs, real)
 	}
 	entries, err := os.ReadDir("/proc")
