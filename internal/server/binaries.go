@@ -105,14 +105,17 @@ func (i *Installed) inspect(ctx context.Context, dir string) (Binaries, bool) {
 		return Binaries{}, false
 	}
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	if s, ok := i.said[path]; ok && os.SameFile(s.file, file) && s.file.ModTime().Equal(file.ModTime()) && s.file.Size() == file.Size() {
+	s, ok := i.said[path]
+	i.mu.Unlock()
+	if ok && os.SameFile(s.file, file) && s.file.ModTime().Equal(file.ModTime()) && s.file.Size() == file.Size() {
 		return s.Binaries, true
 	}
 	b, err := ask(ctx, path)
 	if err != nil {
 		return Binaries{}, false
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	i.said[path] = said{file, b}
 	return b, true
 }
