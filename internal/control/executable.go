@@ -97,7 +97,7 @@ func (c *Control) executableUsed(ctx context.Context, path string) (bool, error)
 		return true, err
 	}
 	for _, id := range ids {
-		text, err := pg.ReadFile(c.host.Volumes.Layout(id).Run, "postgresql.conf")
+		text, err := pg.ReadFile(c.host.Volumes.Layout(id).Run, "postgresql.conf", 1<<20)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return true, fmt.Errorf("look for the use of %s: %w", path, err)
 		}

@@ -22,7 +22,7 @@ import (
 // Adopt makes an image of a stopped volume the first of a new incarnation of its environment: the
 // sandbox's own history begins with it, and holds nothing of before.
 func (r *recorders) Adopt(ctx context.Context, environment string, id sandglass.IncarnationID, v operation.Layout, facts sandglass.Image, progress func(sandglass.Progress)) error {
-	raw, err := pg.ReadFile(v.Data, pg.ControlFile)
+	raw, err := pg.ReadFile(v.Data, pg.ControlFile, pg.ControlFileSize)
 	if err != nil {
 		return fmt.Errorf("read control file: %w", err)
 	}

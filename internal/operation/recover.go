@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -118,6 +119,9 @@ func (h *Host) removeFolder(ctx context.Context, id, dir string) error {
 	return h.Volumes.Destroy(ctx, id)
 }
 
+// keptLog is how many bytes of a server's log are kept, from its end.
+const keptLog = 16 << 20
+
 // keepLog copies a server's log beside the operation's own. It is for people only, so that a
 // failure to copy it never stands in the way.
 func keepLog(volume, log, dir string) {
@@ -125,7 +129,15 @@ func keepLog(volume, log, dir string) {
 	if err != nil {
 		return
 	}
-	if content, err := pg.ReadFile(volume, name); err == nil {
+	f, err := pg.Open(volume, name)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > keptLog {
+		_, _ = f.Seek(-keptLog, io.SeekEnd)
+	}
+	if content, err := io.ReadAll(io.LimitReader(f, keptLog)); err == nil {
 		_ = os.WriteFile(filepath.Join(dir, "postgresql.log"), content, 0o600)
 	}
 }

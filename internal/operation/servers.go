@@ -143,7 +143,7 @@ func asItRuns(ctx context.Context, c server.Config) server.Config {
 
 // postmasterLine is a line, counted from 1, of the lock file that a running server keeps in its data folder; "" when it has none.
 func postmasterLine(data string, n int) string {
-	text, err := pg.ReadFile(filepath.Dir(data), filepath.Join(filepath.Base(data), "postmaster.pid"))
+	text, err := pg.ReadFile(filepath.Dir(data), filepath.Join(filepath.Base(data), "postmaster.pid"), 64<<10)
 	lines := strings.Split(string(text), "\n")
 	if err != nil || len(lines) < n {
 		return ""

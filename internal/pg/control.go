@@ -16,6 +16,9 @@ import (
 // ControlFile is the path of the control file in a data folder.
 const ControlFile = "global/pg_control"
 
+// ControlFileSize is its size in bytes (PG_CONTROL_FILE_SIZE in catalog/pg_control.h).
+const ControlFileSize = 8192
+
 // ControlState is a DBState: what the server was doing when the file was written.
 type ControlState uint32
 

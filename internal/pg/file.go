@@ -12,9 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFile is how much ReadFile reads: a segment of WAL has at most 1 GiB, all else is small.
-const maxFile = 1 << 30
-
 // Open opens an ordinary file by its name below a folder, for reading. A link that leads out of the folder is refused, and so is
 // what is no ordinary file, such as a pipe, which would keep its reader waiting.
 func Open(folder, name string) (*os.File, error) {
@@ -38,12 +35,16 @@ func Open(folder, name string) (*os.File, error) {
 	return f, nil
 }
 
-// ReadFile reads such a file.
-func ReadFile(folder, name string) ([]byte, error) {
+// ReadFile reads such a file of at most so many bytes; a larger one is none of PostgreSQL's making, and fs.ErrInvalid.
+func ReadFile(folder, name string, most int64) ([]byte, error) {
 	f, err := Open(folder, name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxFile))
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		return nil, fmt.Errorf("read %s in %s: %w: it has more than %d bytes", name, folder, fs.ErrInvalid, most)
+	}
+	return b, err
 }

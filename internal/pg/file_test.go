@@ -30,7 +30,7 @@ func TestForeignFiles(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"data/absolute", "data/relative", "up/key", "../key"} {
-		if b, err := pg.ReadFile(folder, name); err == nil {
+		if b, err := pg.ReadFile(folder, name, 8); err == nil {
 			t.Errorf("%s leads out of the folder, to %q", name, b)
 		}
 	}
@@ -40,7 +40,7 @@ func TestForeignFiles(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"data/real/file", "data/inside/file"} {
-		if b, err := pg.ReadFile(folder, name); err != nil || string(b) != "own" {
+		if b, err := pg.ReadFile(folder, name, 8); err != nil || string(b) != "own" {
 			t.Errorf("%s: %q %v", name, b, err)
 		}
 	}

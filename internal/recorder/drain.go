@@ -31,7 +31,7 @@ func StoppedAt(dataDir string) (sandglass.LSN, error) {
 }
 
 func readControl(dataDir string) (pg.Control, error) {
-	raw, err := pg.ReadFile(dataDir, pg.ControlFile)
+	raw, err := pg.ReadFile(dataDir, pg.ControlFile, pg.ControlFileSize)
 	if err != nil {
 		return pg.Control{}, fmt.Errorf("read control file: %w", err)
 	}
@@ -143,7 +143,7 @@ func walEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 		if reader.Ended() && end < seg.Start(c.SegmentSize) {
 			break // with zeros; behind the record of a switch, the next segment goes on
 		}
-		err := feed(reader, dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)))
+		err := feed(reader, dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)), int64(c.SegmentSize))
 		if _, damaged := errors.AsType[*wal.DamageError](err); damaged || errors.Is(err, fs.ErrNotExist) {
 			break // what follows was there before, or is not there
 		}
@@ -154,12 +154,12 @@ func walEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 	return end, nil
 }
 
-func feed(w io.Writer, folder, name string) error {
+func feed(w io.Writer, folder, name string, size int64) error {
 	f, err := pg.Open(folder, name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = io.Copy(w, f)
+	_, err = io.Copy(w, io.LimitReader(f, size))
 	return err
 }

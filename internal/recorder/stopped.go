@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -27,11 +26,7 @@ import (
 // repository by the recorder of the same incarnation, which begins with it: nothing that
 // must not be kept may be in that segment.
 func ImageStopped(ctx context.Context, r *repo.Repository, image sandglass.Image, dataDir string, tablespaces map[string]string, o repo.ImageOptions) (sandglass.Image, *repo.Digests, error) {
-	raw, err := os.ReadFile(filepath.Join(dataDir, pg.ControlFile))
-	if err != nil {
-		return image, nil, fmt.Errorf("image stopped server: %w", err)
-	}
-	c, err := pg.ParseControl(raw)
+	c, err := readControl(dataDir)
 	if err != nil {
 		return image, nil, fmt.Errorf("image stopped server: %w", err)
 	}
@@ -53,10 +48,11 @@ func ImageStopped(ctx context.Context, r *repo.Repository, image sandglass.Image
 	if err != nil {
 		return image, nil, err
 	}
-	err = copyFolder(ctx, w, dataDir, "")
+	top := filepath.Dir(dataDir)
+	err = copyFolder(ctx, w, top, dataDir, "")
 	for oid, folder := range tablespaces {
 		if err == nil {
-			err = copyFolder(ctx, w, folder, "pg_tblspc/"+oid)
+			err = copyFolder(ctx, w, top, folder, "pg_tblspc/"+oid)
 		}
 	}
 	if err != nil {
@@ -87,7 +83,7 @@ func checkpointEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 		return 0, err
 	}
 	for seg := start; seg < start+2 && end == 0; seg++ { // the record may cross into the next segment
-		b, err := pg.ReadFile(dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)))
+		b, err := pg.ReadFile(dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)), int64(c.SegmentSize))
 		if err != nil {
 			return 0, err
 		}
@@ -101,8 +97,9 @@ func checkpointEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 	return end, nil
 }
 
-// copyFolder adds what belongs to an image of a folder. Links are not followed.
-func copyFolder(ctx context.Context, w *repo.ImageWriter, root, prefix string) error {
+// copyFolder adds what belongs to an image of a folder below top. Links are not followed, nor does one that the server's user puts in
+// the place of a folder or a file meanwhile lead out of top.
+func copyFolder(ctx context.Context, w *repo.ImageWriter, top, root, prefix string) error {
 	return filepath.WalkDir(root, func(full string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -129,7 +126,11 @@ func copyFolder(ctx context.Context, w *repo.ImageWriter, root, prefix string) e
 		case d.IsDir():
 			return w.Dir(name, info.Mode().Perm())
 		case info.Mode().IsRegular():
-			f, err := os.Open(full)
+			below, err := filepath.Rel(top, full)
+			if err != nil {
+				return err
+			}
+			f, err := pg.Open(top, below)
 			if err != nil {
 				return err
 			}
