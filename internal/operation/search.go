@@ -328,53 +328,67 @@ func openDatabaseOf(ctx context.Context, st policy.Staging, oid string) (conn *p
 // searchParts looks at names that stand beside letters or digits in relations' files: whether these belong to a longer name, only the
 // values tell. The staging server is started for that once more.
 func (h *Host) searchParts(ctx context.Context, run *engine.Run, l *looked, parts []search.Hit) error {
-	type table struct{ database, oid string }
-	wanted := map[table]map[int]bool{}
+	byDatabase := map[string][]search.Hit{}
 	for _, hit := range parts {
-		space, database, node := fileOf(hit.Path)
-		if node == "" {
-			continue // no values of anybody's lie there by themselves
+		if _, database, node := fileOf(hit.Path); node != "" { // else no values of anybody's lie there by themselves
+			byDatabase[database] = append(byDatabase[database], hit)
 		}
-		st, _, _, err := h.copyOf(ctx, run)
-		if err != nil {
+	}
+	if len(byDatabase) == 0 {
+		return nil
+	}
+	st, _, _, err := h.copyOf(ctx, run)
+	if err != nil {
+		return err
+	}
+	for database, hits := range byDatabase {
+		if err := searchPartsOf(ctx, st, database, l, hits); err != nil {
 			return err
 		}
-		conn, name, err := openDatabaseOf(ctx, st, database)
-		if err != nil {
-			return err
-		}
+	}
+	return nil
+}
+
+// searchPartsOf looks at those in files of one database.
+func searchPartsOf(ctx context.Context, st policy.Staging, database string, l *looked, parts []search.Hit) error {
+	conn, name, err := openDatabaseOf(ctx, st, database)
+	if err != nil {
+		return err
+	}
+	if conn != nil {
+		defer conn.Close(context.WithoutCancel(ctx))
+	}
+	wanted := map[string]map[int]bool{} // by table's OID, what to look for
+	for _, hit := range parts {
 		if conn == nil {
 			l.found(hit.Of, "the file "+hit.Path) // it can't be told from a whole one
 			continue
 		}
-		t := table{database: name}
+		space, _, node := fileOf(hit.Path)
+		var table string
 		err = conn.QueryRow(ctx, `WITH of (file, relation) AS (SELECT c.oid, coalesce(i.indrelid, c.oid) FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
 				WHERE c.oid = pg_filenode_relation($1::text::oid, $2::text::oid))
-			SELECT coalesce((SELECT t.oid FROM pg_class t WHERE t.reltoastrelid = relation), relation)::text FROM of`, space, node).Scan(&t.oid)
-		conn.Close(context.WithoutCancel(ctx))
+			SELECT coalesce((SELECT t.oid FROM pg_class t WHERE t.reltoastrelid = relation), relation)::text FROM of`, space, node).Scan(&table)
 		if errors.Is(err, pgx.ErrNoRows) {
-			continue // a file that belongs to no relation any more goes with its next checkpoint
+			l.found(hit.Of, "the file "+hit.Path) // left by a crash of production's, and of no relation
+			continue
 		}
 		if err != nil {
 			return err
 		}
-		if wanted[t] == nil {
-			wanted[t] = map[int]bool{}
+		if wanted[table] == nil {
+			wanted[table] = map[int]bool{}
 		}
-		wanted[t][hit.Of] = true
+		wanted[table][hit.Of] = true
 	}
-	for t, of := range wanted {
-		st, _, _, err := h.copyOf(ctx, run)
-		if err != nil {
-			return err
-		}
-		err = policy.Stored{Look: func(where string, value []byte) {
+	for table, of := range wanted {
+		err := policy.Stored{Look: func(where string, value []byte) {
 			for n := range l.index.Mentioned(value) {
 				if of[n] {
 					l.found(n, where)
 				}
 			}
-		}, Unread: l.unread}.ReadTable(ctx, st, t.database, t.oid)
+		}, Unread: l.unread}.ReadTable(ctx, st, name, table)
 		if err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ type Stored struct {
 type storedColumn struct {
 	Table, Name string // the table's is quoted already
 	Bytes       int64
-	// Kind says how the value is read: "address", "jsonb", "text" (of a type without a binary form) or "".
+	// Kind says how the value is read: "address", "jsonb", "text" (of a type without a binary form, or with one that mixes in numbers) or "".
 	Kind string
 }
 
@@ -47,7 +47,7 @@ type storedTable struct {
 const storedColumns = `SELECT c.oid::regclass::text, a.attname::text, pg_relation_size(c.oid),
 	CASE WHEN b.typ IN ('inet'::regtype, 'cidr'::regtype, 'inet[]'::regtype, 'cidr[]'::regtype) THEN 'address'
 		WHEN b.typ = 'jsonb'::regtype THEN 'jsonb'
-		WHEN t.typsend = 0 OR t.typtype = 'p' OR e.typsend = 0 THEN 'text' ELSE '' END
+		WHEN t.typsend = 0 OR t.typtype = 'p' OR e.typsend = 0 OR b.typ = 'tsvector'::regtype THEN 'text' ELSE '' END
 	FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
 	JOIN pg_type t ON t.oid = a.atttypid AND (a.attlen = -1 AND t.typstorage <> 'p' OR t.oid = 'name'::regtype AND $1 <> '') LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typelem <> 0
 	CROSS JOIN LATERAL (WITH RECURSIVE base(typ, kind, under) AS (SELECT t.oid, t.typtype, t.typbasetype

@@ -178,11 +178,24 @@ func (n Needle) in(b []byte, at int) bool {
 // whole says whether the needle, whose bytes are at b[at:], is not part of a longer name there.
 func (n Needle) whole(b []byte, at int) bool { return !n.Word || alone(b, at, at+len(n.Value)) }
 
-// Mentioned says which needles, by their Of, are in a text.
+// stored says whether the needle, whose bytes are at b[at:], is a short value by itself in a row: its length, with its own byte,
+// stands before it in one odd byte (SET_VARSIZE_1B in varatt.h), which may look like a letter. That it does, and no name goes on before
+// it, is no accident.
+func (n Needle) stored(b []byte, at int) bool {
+	return at > 0 && int(b[at-1]) == 2*len(n.Value)+3 && (at == 1 || !part(b[at-2]))
+}
+
+// sent says whether the needle, whose bytes are at b[at:], is an element by itself of an array or a composite as the server sends it:
+// its length stands before it in four bytes, of which the last may look like a letter. No text has a NUL.
+func (n Needle) sent(b []byte, at int) bool {
+	return at > 1 && b[at-2] == 0 && n.whole(b[at:], 0)
+}
+
+// Mentioned says which needles, by their Of, are in a value as the server sends it.
 func (x *Index) Mentioned(text []byte) map[int]bool {
 	of := map[int]bool{}
 	x.scan(text, 0, len(text), func(e entry, at int) {
-		if e.needle.whole(text, at) {
+		if e.needle.whole(text, at) || e.needle.sent(text, at) {
 			of[e.needle.Of] = true
 		}
 	})

@@ -10,13 +10,14 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+
+	"sandglass/internal/pg"
 )
 
 // Hit is a value that was found.
@@ -39,7 +40,7 @@ type Options struct {
 
 // piece is what one worker reads at a time: window positions [from, to) of a file.
 type piece struct {
-	path     string
+	name     string // below the folder
 	from, to int64
 }
 
@@ -117,12 +118,13 @@ func piecesOf(folder string) ([]piece, error) {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		info, err := d.Info()
-		if err != nil {
+		info, err1 := d.Info()
+		name, err2 := filepath.Rel(folder, path)
+		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
 		for from := int64(0); from < info.Size(); from += pieceSize {
-			all = append(all, piece{path, from, min(from+pieceSize, info.Size())})
+			all = append(all, piece{name, from, min(from+pieceSize, info.Size())})
 		}
 		return nil
 	})
@@ -131,15 +133,11 @@ func piecesOf(folder string) ([]piece, error) {
 
 // searchPiece looks at the windows that begin in the piece; around it, it reads as far as a needle reaches.
 func (x *Index) searchPiece(ctx context.Context, folder string, p piece, buffer []byte, done *atomic.Int64, progress func(int64), found func(Hit) error) error {
-	f, err := os.Open(p.path)
+	f, err := pg.Open(folder, p.name)
 	if err != nil {
 		return fmt.Errorf("search: %w", err)
 	}
 	defer f.Close()
-	name, err := filepath.Rel(folder, p.path)
-	if err != nil {
-		return fmt.Errorf("search: %w", err)
-	}
 	for from := p.from; from < p.to; from += chunkSize {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -148,11 +146,12 @@ func (x *Index) searchPiece(ctx context.Context, folder string, p piece, buffer 
 		base := max(0, from-int64(x.reach))
 		n, err := f.ReadAt(buffer[:to-base+int64(x.reach)], base)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("search %s: %w", p.path, err)
+			return fmt.Errorf("search %s: %w", p.name, err)
 		}
 		var full error
 		x.scan(buffer[:n], int(from-base), int(to-base), func(e entry, at int) {
-			full = cmp.Or(full, found(Hit{Path: name, Offset: base + int64(at), Of: e.needle.Of, Part: !e.needle.whole(buffer[:n], at)}))
+			whole := e.needle.whole(buffer[:n], at) || e.needle.stored(buffer[:n], at)
+			full = cmp.Or(full, found(Hit{Path: p.name, Offset: base + int64(at), Of: e.needle.Of, Part: !whole}))
 		})
 		if full != nil {
 			return full

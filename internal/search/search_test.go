@@ -102,17 +102,18 @@ func TestExactly(t *testing.T) {
 }
 
 // A name beside letters or digits may be a whole one in a page of PostgreSQL, where these are lengths: it is told, once a file, unless a
-// whole one is there too. What lies where the file is read in pieces is judged by both sides.
+// whole one is there too, or the byte before it is its very length. What lies where the file is read in pieces is judged by both sides.
 func TestParts(t *testing.T) {
 	folder := t.TempDir()
 	write(t, folder, "page", []byte("\x00\x003db1.erp.prod.example.comA-- and xdb1.erp.prod.example.com"))
+	write(t, folder, "name", []byte("x3db1.erp.prod.example.com"))
 	write(t, folder, "both", []byte("xdb1.erp.prod.example.com db1.erp.prod.example.com"))
 	write(t, folder, "none", []byte("db2.erp.prod.example.com"))
 	big := bytes.Repeat([]byte{'.'}, 3<<20)
 	copy(big[1<<20-24:], "db1.erp.prod.example.comx") // its end is the first piece's
 	copy(big[2<<20-1:], "xdb1.erp.prod.example.com")  // its beginning is the third's
 	write(t, folder, "big", big)
-	want := []search.Hit{{Path: "big", Offset: 1<<20 - 24, Of: 7, Part: true}, {Path: "both", Offset: 26, Of: 7}, {Path: "page", Offset: 3, Of: 7, Part: true}}
+	want := []search.Hit{{Path: "big", Offset: 1<<20 - 24, Of: 7, Part: true}, {Path: "both", Offset: 26, Of: 7}, {Path: "name", Offset: 2, Of: 7, Part: true}, {Path: "page", Offset: 3, Of: 7}}
 	if diff := cmp.Diff(want, find(t, folder, search.Needle{Value: []byte("db1.erp.prod.example.com"), Of: 7, Word: true})); diff != "" {
 		t.Error(diff)
 	}
@@ -167,5 +168,22 @@ func BenchmarkSearch(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The server sends arrays and composites with the length of each element before it, which may look like a letter.
+func TestMentioned(t *testing.T) {
+	name := "prod-erp.cabcdefghijk.eu-central-1.rds.amazonaws.com"
+	x := search.NewIndex([]search.Needle{{Value: []byte(name), Of: 3, Word: true}})
+	for text, want := range map[string]bool{
+		name:                             true,
+		"\x00\x00\x00\x34" + name:        true, // 52, which is a 4
+		"\x00\x00\x00\x35x" + name:       false,
+		"x4" + name:                      false,
+		"\x00\x00\x00\x36" + name + "xx": false,
+	} {
+		if got := x.Mentioned([]byte(text)); got[3] != want {
+			t.Errorf("%q: %t, want %t", text, got[3], want)
+		}
 	}
 }
