@@ -74,6 +74,23 @@ func TestPeek(t *testing.T) {
 		ran(t, s, "peek", "end", p.ID)
 		nothingOf(t, s, p)
 	})
+	t.Run("whoever holds one sees that another has ended it", func(t *testing.T) {
+		held := make(chan systest.Result, 1)
+		go func() { held <- s.Run(ctx, "peek", "prod", "--latest", "--reason", "for a look") }()
+		var p sandglass.Peek
+		must(t, s.Await(ctx, time.Minute, "a peek to be open", func() (bool, error) {
+			peeks, err := s.Client.Peeks(ctx)
+			if len(peeks) == 1 {
+				p = peeks[0]
+			}
+			return len(peeks) == 1 && p.Connection.Host != "", err
+		}))
+		ran(t, s, "peek", "end", p.ID)
+		if r := <-held; r.Exit != 0 || !strings.Contains(r.Stdout+r.Stderr, "nothing is left of it") {
+			t.Errorf("whoever held it: exit %d\n%s%s", r.Exit, r.Stdout, r.Stderr)
+		}
+		nothingOf(t, s, p)
+	})
 	t.Run("the end of its time leaves nothing", func(t *testing.T) {
 		op := succeeds(t, s, sandglass.Request{Kind: sandglass.KindPeek, Environment: "prod", Moment: &sandglass.Moment{Kind: sandglass.AtLatest},
 			Reason: "for a moment only", TTL: sandglass.Duration(2 * time.Second)})

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -106,24 +105,46 @@ func (a *app) holdPeek(cl *client.Client, id string, zone *time.Location, detach
 	if err != nil || detach {
 		return err
 	}
-	left := time.NewTimer(p.Connection.Until.Sub(a.now()))
-	defer left.Stop()
-	select {
-	case <-interrupts:
-		a.say("")
-	case <-a.base.Done():
-	case <-left.C:
+	if gone := a.awaitPeek(cl, p, interrupts); gone {
+		a.say("Closed from elsewhere; nothing is left of it.")
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.base), time.Minute)
 	defer cancel()
-	err = cl.EndPeek(ctx, id)
-	if e, ok := errors.AsType[*sandglass.Error](err); ok && e.Code == sandglass.CodeOperationUnknown {
+	if err = cl.EndPeek(ctx, id); sandglass.CodeOf(err) == sandglass.CodeOperationUnknown {
 		err = nil // its time was over, and serve has closed it
 	}
 	if err == nil {
 		a.say("Closed; nothing is left of it.")
 	}
 	return err
+}
+
+// lookEvery is how often a held peek is looked after.
+const lookEvery = time.Second
+
+// awaitPeek returns when the peek is to be closed, or, with true, when somebody else has closed it. A control plane that
+// does not answer has not: it may be starting again.
+func (a *app) awaitPeek(cl *client.Client, p sandglass.Peek, interrupts <-chan os.Signal) (gone bool) {
+	left := time.NewTimer(p.Connection.Until.Sub(a.now()))
+	defer left.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-interrupts:
+			a.say("")
+			return false
+		case <-a.base.Done():
+			return false
+		case <-left.C:
+			return false
+		case <-look.C:
+			if _, err := cl.Peek(a.base, p.ID); sandglass.CodeOf(err) == sandglass.CodeOperationUnknown {
+				return true
+			}
+		}
+	}
 }
 
 func newPeekList(a *app) *cobra.Command {
