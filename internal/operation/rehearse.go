@@ -104,7 +104,7 @@ func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Stagin
 // CodeCarryChanged is a sandbox that was changed in the last moments before its cutover.
 const CodeCarryChanged = policy.CodeCarryChanged
 
-// digest tells whether two readings of a sandbox's roles, and of who may enter the databases it names, are the same;
+// digest tells, from what policy.ReadShared reads, whether two readings of a sandbox's roles, and of who may enter the databases it names, are the same;
 // "" is of none. Grants on objects are left out: they come and go with the objects that clients make.
 func digest(t *policy.Target, named map[string]string) string {
 	if t == nil {
@@ -127,7 +127,7 @@ func digest(t *policy.Target, named map[string]string) string {
 // sameRoles is 8c: what the fenced sandbox's people have of roles and settings must be what the copy was
 // given. A change in the last second is not lost but ends the cutover, which goes back.
 func (h *Host) sameRoles(ctx context.Context, c server.Config, m memory, named map[string]string) error {
-	now, err := policy.ReadTarget(ctx, connector(c))
+	now, err := policy.ReadShared(ctx, connector(c))
 	if err != nil {
 		return err
 	}

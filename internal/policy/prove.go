@@ -112,6 +112,11 @@ func Prove(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, erro
 			return nil, fmt.Errorf("prove database %q: %w", name, err)
 		}
 	}
+	for _, name := range in.packDatabases() {
+		if !slices.Contains(names, name) {
+			wrong["proof.databases"] = append(wrong["proof.databases"], name+" lets nobody in, so that it could not be asked")
+		}
+	}
 	for _, a := range assertions() {
 		p.findings = append(p.findings, p.finding(a, wrong[a.code]))
 	}
@@ -280,7 +285,7 @@ func strangeSettings(ctx context.Context, p *prover, q querier) ([]string, error
 	var wrong []string
 	for _, s := range settings {
 		if p.in.Target == nil || !slices.ContainsFunc(p.in.Target.Settings, func(own Setting) bool {
-			return own.Role == s.Role && own.Database == s.Database && strings.EqualFold(own.Name, s.Name)
+			return own.Role == s.Role && own.Database == s.Database && strings.EqualFold(own.Name, s.Name) && own.Value == s.Value
 		}) {
 			wrong = append(wrong, strings.TrimSpace(s.Role+" "+s.Database)+" "+s.Name)
 		}

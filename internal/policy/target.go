@@ -10,7 +10,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 )
 
 // Target is what a restore leaves as it is in the sandbox.
@@ -87,32 +86,38 @@ const closedRoles = "sandglass.closed_role"
 // ReadTarget reads the running sandbox. Roles that an earlier restore brought from production
 // and closed don't count as the sandbox's own, unless somebody has opened them since.
 func ReadTarget(ctx context.Context, connect Connect) (*Target, error) {
-	t := &Target{}
-	var names []string
-	err := connect.in(ctx, home, func(conn *pgx.Conn) error {
-		var err error
-		names, err = t.readCluster(ctx, conn)
-		return err
-	})
+	t, names, err := readShared(ctx, connect)
 	if err != nil {
-		return nil, fmt.Errorf("read the sandbox's roles and settings: %w", err)
+		return nil, err
 	}
-	databases, reading := errgroup.WithContext(ctx)
-	databases.SetLimit(4)
 	for i := range t.Databases {
 		d := &t.Databases[i]
 		if !d.AllowConn {
 			continue // its contents can't be read without opening it, and the target is not changed
 		}
-		databases.Go(func() error {
-			err := connect.in(reading, d.Name, func(conn *pgx.Conn) error { return d.readGrants(reading, conn, names) })
-			if err != nil {
-				return fmt.Errorf("read the grants of database %q: %w", d.Name, err)
-			}
-			return nil
-		})
+		if err := connect.in(ctx, d.Name, func(conn *pgx.Conn) error { return d.readGrants(ctx, conn, names) }); err != nil {
+			return nil, fmt.Errorf("read the grants of database %q: %w", d.Name, err)
+		}
 	}
-	return t, databases.Wait()
+	return t, nil
+}
+
+// ReadShared reads of the sandbox what all databases share, and nothing of what is in each: it takes one session, and little time.
+func ReadShared(ctx context.Context, connect Connect) (*Target, error) {
+	t, _, err := readShared(ctx, connect)
+	return t, err
+}
+
+func readShared(ctx context.Context, connect Connect) (t *Target, grantees []string, err error) {
+	t = &Target{}
+	err = connect.in(ctx, home, func(conn *pgx.Conn) (err error) {
+		grantees, err = t.readCluster(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the sandbox's roles and settings: %w", err)
+	}
+	return t, grantees, nil
 }
 
 // readCluster reads what is shared, in one snapshot, and returns the names of the roles whose
