@@ -286,14 +286,19 @@ func databaseFacts(plan *sandglass.Plan, f *preflight.Facts) error {
 	return nil
 }
 
-// laterDatabases are the databases that roles name, or that the target names where the source names none, and the image lacks.
+// laterDatabases are those of the source's that the target has roles for, and the image lacks.
 func laterDatabases(source, target sandglass.Environment, names []string) (later []string) {
-	named := source.Databases
-	if len(named) == 0 {
-		named = target.Databases
-	}
-	for _, name := range named {
-		if !slices.Contains(names, name) && !slices.Contains(later, name) {
+	for role, final := range target.Databases {
+		name := source.Databases[role]
+		if len(source.Databases) == 0 { // its name is the target's, before server.rename
+			name = final
+			for from, to := range target.Server.Rename {
+				if to == final {
+					name = from
+				}
+			}
+		}
+		if name != "" && !slices.Contains(names, name) && !slices.Contains(later, name) {
 			later = append(later, name)
 		}
 	}
