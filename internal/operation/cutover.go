@@ -68,14 +68,15 @@ func (h *Host) cutOver(ctx context.Context, run *engine.Run) error {
 				return err
 			}
 		}
-		if err := h.settlePassing(ctx, run, &m, target); err != nil {
+		err := within(ctx, historyWithin, historyLate(), func(ctx context.Context) error { return h.settlePassing(ctx, run, &m, target) })
+		if err != nil {
 			return err
 		}
 		if err := h.swap(ctx, run, m, target); err != nil {
 			return err
 		}
 	}
-	if err := h.passHistory(ctx, run, m); err != nil {
+	if err := within(ctx, historyWithin, historyLate(), func(ctx context.Context) error { return h.passHistory(ctx, run, m) }); err != nil {
 		return err
 	}
 	if m.Volume != "" {
@@ -101,15 +102,24 @@ func holds(run *engine.Run, m memory, target db.Environment) bool {
 	return m.Volume != "" && target.Declaration.Server.Release == "manual"
 }
 
-// CodeCloseLate is an old server that could not be closed within the time in which the sandbox may be unreachable.
-const CodeCloseLate sandglass.Code = "cutover.close_late"
+// Codes of what takes longer than the sandbox may be unreachable: closing the old server, noting in the repository whose history it has.
+const (
+	CodeCloseLate   sandglass.Code = "cutover.close_late"
+	CodeHistoryLate sandglass.Code = "cutover.history_late"
+)
 
 // What bounds the time in which nobody can reach the sandbox, besides server.carry_budget for 8c.
 const (
-	fenceWithin = 10 * time.Second
-	stopWithin  = 15 * time.Second // of both servers
-	startWithin = time.Minute      // of the new one, with its health check
+	fenceWithin   = 10 * time.Second
+	stopWithin    = 15 * time.Second // of both servers
+	startWithin   = time.Minute      // of the new one, with its health check
+	historyWithin = 10 * time.Second // each of the two looks at the repository
 )
+
+func historyLate() *sandglass.Error {
+	return &sandglass.Error{Code: CodeHistoryLate, Op: "cut over", Message: fmt.Sprintf("The repository did not note within %s whose history the sandbox goes on with.", historyWithin),
+		Remedy: "The sandbox is as it was. See whether the repository answers (sandglass doctor), then try again."}
+}
 
 // closeLate is what goes wrong when an act of closeOld takes too long.
 func closeLate(what string, within time.Duration) *sandglass.Error {
