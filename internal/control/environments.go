@@ -177,7 +177,10 @@ func (c environments) Remove(ctx context.Context, name, by string) ([]sandglass.
 	if e, err = c.environment(ctx, name); err != nil { // with the incarnation that its recorder had begun
 		return nil, err
 	}
-	findings := c.host.DrainSandbox(ctx, e)
+	findings, err := c.host.DrainSandbox(ctx, e)
+	if err != nil {
+		return nil, err
+	}
 	if e.Declaration.Kind == sandglass.Production { // a sandbox's slot goes with its volume
 		findings = c.dropSlot(ctx, e)
 	}

@@ -143,6 +143,28 @@ func (h *Host) resumable(ctx context.Context, v db.Volume) (sandglass.Incarnatio
 	return v.Shown.Incarnation, err
 }
 
+// recordedNow is the incarnation that the environment's recorder goes on with, by the rule it has itself (Recorder.open): the one that
+// is noted or, where that has ended or none was noted yet, the newest that has begun since.
+func (h *Host) recordedNow(ctx context.Context, environment string, noted sandglass.IncarnationID) (sandglass.IncarnationID, error) {
+	all, err := h.Repository.Incarnations(ctx, environment)
+	var since time.Time
+	for _, i := range all {
+		if i.ID != noted {
+			continue
+		}
+		if since = i.Ended; since.IsZero() {
+			return noted, err
+		}
+	}
+	var found sandglass.Incarnation
+	for _, i := range all {
+		if i.Current() && !i.Began.Before(since) && i.Began.After(found.Began) {
+			found = i
+		}
+	}
+	return found.ID, err
+}
+
 // settlePassing decides, once, when the environment's history passes from one incarnation to the next, and where the
 // old one's WAL ended. No server of the two runs that a client could reach.
 func (h *Host) settlePassing(ctx context.Context, run *engine.Run, m *memory, target db.Environment) error {

@@ -98,11 +98,10 @@ func (h *Host) RemoveLeftover(ctx context.Context, id string) error {
 
 // DrainSandbox stops a sandbox's server for good, and brings the last WAL of all its volumes into the repository. What can't be
 // brought in is said: the volumes are about to be removed.
-func (h *Host) DrainSandbox(ctx context.Context, e db.Environment) []sandglass.Finding {
+func (h *Host) DrainSandbox(ctx context.Context, e db.Environment) (findings []sandglass.Finding, err error) {
 	if e.Declaration.Kind != sandglass.Sandbox {
-		return nil
+		return nil, nil
 	}
-	var findings []sandglass.Finding
 	note := func(what string, err error) {
 		if err != nil {
 			findings = append(findings, sandglass.Finding{Code: CodeNotDrained, Level: sandglass.Warning,
@@ -111,17 +110,19 @@ func (h *Host) DrainSandbox(ctx context.Context, e db.Environment) []sandglass.F
 	}
 	unlock, err := h.locks.lock(ctx, e.Declaration.Name)
 	if err != nil {
-		note("What its volumes hold", err)
-		return findings
+		return nil, err
 	}
 	defer unlock()
 	volumes, err := h.DB.Volumes(ctx, e.Declaration.Name)
-	note("What its volumes hold", err)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range volumes {
 		err := error(nil)
 		switch v.State {
 		case sandglass.VolumeCurrent:
-			v.Shown.Incarnation = e.Incarnation
+			v.Shown.Incarnation, err = h.recordedNow(ctx, e.Declaration.Name, e.Incarnation)
+			note("What was recorded last", err)
 			err = within(ctx, stopWithin, closeLate("stopped", stopWithin), func(ctx context.Context) error { return h.stopServer(ctx, v.ID, server.Fast) })
 		case sandglass.VolumeKept:
 		default:
@@ -132,7 +133,7 @@ func (h *Host) DrainSandbox(ctx context.Context, e db.Environment) []sandglass.F
 		}
 		note("The last WAL of volume "+v.ID, err)
 	}
-	return findings
+	return findings, nil
 }
 
 // RemoveSandbox stops the sandbox's server and removes all its volumes.
