@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"sandglass"
 	"sandglass/internal/db"
 	"sandglass/internal/operation"
@@ -17,24 +19,29 @@ import (
 // patience is how long one sandbox may keep the supervisor from looking after the others.
 const patience = 30 * time.Second
 
-// supervise looks after sandboxes, kept states and peeks until ctx ends. What can't be mended now is logged and tried again.
+// supervise looks after sandboxes, kept states and peeks until ctx ends, each at its own pace: a state whose last WAL takes long to
+// bring in keeps no sandbox from being started. What can't be mended now is logged and tried again.
 func (c *Control) supervise(ctx context.Context) error {
-	tick := time.NewTicker(lookAgain)
-	defer tick.Stop()
+	var looks errgroup.Group
 	log := c.logger("supervisor")
-	for {
-		for what, look := range map[string]func(context.Context) error{"sandboxes": c.keepRunning, "volumes": c.removeExpired, "peeks": c.closePeeks,
-			"history": c.forget} {
-			if err := look(ctx); err != nil && ctx.Err() == nil {
-				log.Error("could not look after "+what, "error", err)
+	for what, look := range map[string]func(context.Context) error{"sandboxes": c.keepRunning, "volumes": c.removeExpired, "peeks": c.closePeeks,
+		"history": c.forget} {
+		looks.Go(func() error {
+			tick := time.NewTicker(lookAgain)
+			defer tick.Stop()
+			for {
+				if err := look(ctx); err != nil && ctx.Err() == nil {
+					log.Error("could not look after "+what, "error", err)
+				}
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-tick.C:
+				}
 			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+		})
 	}
+	return looks.Wait()
 }
 
 // keepRunning starts each sandbox's server that should run and does not. One in the middle of a
@@ -74,8 +81,8 @@ func (c *Control) removeExpired(ctx context.Context) error {
 		switch v.State {
 		case sandglass.VolumeKept:
 			busy, err := c.db.Unfinished(ctx, v.Environment)
-			if err != nil {
-				return err
+			if errs = append(errs, err); err != nil {
+				continue
 			}
 			if busy == "" && !v.KeptUntil.IsZero() && time.Now().After(v.KeptUntil) {
 				c.Log.Info("a kept state's time is over", "volume", v.ID, "environment", v.Environment)

@@ -17,8 +17,8 @@ import (
 )
 
 // leastFree is the free space, in bytes, below which a server that ended or could not be entered had none: it makes WAL by
-// segments, 16 MiB by default, and gives back the one that it could not make.
-const leastFree = 16 << 20
+// segments, 16 MiB by default, 64 MiB on some clouds, and gives back the one that it could not make.
+const leastFree = 64 << 20
 
 // diskFull is the SQLSTATE disk_full (PostgreSQL's errcodes.txt, class 53).
 const diskFull = "53100"

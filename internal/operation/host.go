@@ -1,5 +1,5 @@
 // Package operation knows what the operations do: restore, refresh, undo, release, peek, start
-// and stop. It is the one package that knows all the adapters. workflows.go lists the steps of
+// and stop. It is the one package that knows all the adapters. Host.Workflows lists the steps of
 // each in order; the other files say what a step does.
 package operation
 

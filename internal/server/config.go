@@ -16,7 +16,7 @@ import (
 	"sandglass"
 )
 
-// logPrefix begins each line of a server's log; lastErrors and Recovered read it.
+// logPrefix begins each line of a server's log; logLine reads it.
 const logPrefix = "%m [%p] "
 
 // write writes postgresql.conf, pg_hba.conf and pg_ident.conf to the run folder, and empties
