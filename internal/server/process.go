@@ -104,21 +104,25 @@ func (c Config) startedOn(pid int) bool {
 	if err != nil || pid == os.Getpid() || !bytes.Contains(append([]byte{0}, b...), []byte("\x00-D\x00"+c.Data+"\x00")) {
 		return false
 	}
-	uid, err := userOf(pid)
-	return err == nil && (uid == c.Owner.UID || uid == os.Geteuid())
+	ids := usersOf(pid)
+	return len(ids) > 0 && (ids[0] == c.Owner.UID || ids[0] == os.Geteuid())
 }
 
-// userOf is the user whose a process really is. Whose /proc/PID is does not tell: it is root's for a process that wants it so.
-func userOf(pid int) (int, error) {
+// usersOf are the user IDs of a process: the real one, the effective, the saved and that for files; none when it has ended. The
+// owner of /proc/PID does not tell: it is root for a process that wants it so (PR_SET_DUMPABLE in prctl(2)).
+func usersOf(pid int) (ids []int) {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	if err != nil {
-		return 0, err
+		return nil
 	}
-	_, line, _ := strings.Cut(string(b), "\nUid:") // real, effective, saved, file system
-	if f := strings.Fields(line); len(f) > 0 {
-		return strconv.Atoi(f[0])
+	_, line, _ := strings.Cut(string(b), "\nUid:")
+	line, _, _ = strings.Cut(line, "\n")
+	for _, f := range strings.Fields(line) {
+		if id, err := strconv.Atoi(f); err == nil {
+			ids = append(ids, id)
+		}
 	}
-	return 0, fmt.Errorf("read /proc/%d/status: no user", pid)
+	return ids
 }
 
 func processes() []int {
