@@ -18,7 +18,7 @@ var version = "dev"
 
 func main() { os.Exit(run()) }
 
-// run is main with an exit code. The hidden commands come first: they run inside the seal or as a server's user, often, and need nothing of the rest.
+// run is main with an exit code. The hidden commands come first: they run inside the seal, often, and need nothing of the rest.
 func run() int {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
@@ -26,8 +26,6 @@ func run() int {
 			return server.SealMain(os.Args[2:])
 		case walserve.ClientCommand:
 			return walserve.ClientMain(os.Args[2:])
-		case server.EndUserCommand:
-			return server.EndUserMain()
 		}
 	}
 	base, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)

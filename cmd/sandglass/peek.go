@@ -120,8 +120,11 @@ func (a *app) holdPeek(cl *client.Client, id string, zone *time.Location, detach
 	return err
 }
 
-// lookEvery is how often a held peek is looked after.
-const lookEvery = time.Second
+// How often a held peek is looked after, and how long a look may take.
+const (
+	lookEvery    = 5 * time.Second
+	lookPatience = 2 * time.Second
+)
 
 // awaitPeek returns when the peek is to be closed, or, with true, when somebody else has closed it. A control plane that
 // does not answer has not: it may be starting again.
@@ -140,7 +143,10 @@ func (a *app) awaitPeek(cl *client.Client, p sandglass.Peek, interrupts <-chan o
 		case <-left.C:
 			return false
 		case <-look.C:
-			if _, err := cl.Peek(a.base, p.ID); sandglass.CodeOf(err) == sandglass.CodeOperationUnknown {
+			ctx, cancel := context.WithTimeout(a.base, lookPatience)
+			_, err := cl.Peek(ctx, p.ID)
+			cancel()
+			if sandglass.CodeOf(err) == sandglass.CodeOperationUnknown {
 				return true
 			}
 		}

@@ -16,7 +16,7 @@ import (
 	"sandglass/internal/recorder"
 )
 
-// patience is how long one sandbox may keep the supervisor from looking after the others.
+// patience is how long one sandbox may keep the supervisor from looking after the others, or a kept state its sandbox.
 const patience = 30 * time.Second
 
 // supervise looks after sandboxes, kept states and peeks until ctx ends, each at its own pace: a state whose last WAL takes long to
@@ -107,7 +107,9 @@ const againAfter = time.Hour
 // dropExpired drops a kept state. One that still has WAL which the repository lacks stays, and is tried again later;
 // one that lacks that WAL too goes: no later try could bring it in.
 func (c *Control) dropExpired(ctx context.Context, v db.Volume) error {
-	err := c.host.DropVolume(ctx, v.ID, false)
+	bounded, cancel := context.WithTimeout(ctx, patience) // what it has brought in by then stays, and the next look goes on
+	defer cancel()
+	err := c.host.DropVolume(bounded, v.ID, false)
 	switch {
 	case sandglass.CodeOf(err) != operation.CodeNotDrained:
 		return err

@@ -147,13 +147,16 @@ func (h *Host) resumable(ctx context.Context, v db.Volume) (sandglass.Incarnatio
 // is noted or, where that has ended or none was noted yet, the newest that has begun since.
 func (h *Host) recordedNow(ctx context.Context, environment string, noted sandglass.IncarnationID) (sandglass.IncarnationID, error) {
 	all, err := h.Repository.Incarnations(ctx, environment)
+	if err != nil {
+		return noted, err
+	}
 	var since time.Time
 	for _, i := range all {
 		if i.ID != noted {
 			continue
 		}
 		if since = i.Ended; since.IsZero() {
-			return noted, err
+			return noted, nil
 		}
 	}
 	var found sandglass.Incarnation
@@ -162,7 +165,7 @@ func (h *Host) recordedNow(ctx context.Context, environment string, noted sandgl
 			found = i
 		}
 	}
-	return found.ID, err
+	return found.ID, nil
 }
 
 // settlePassing decides, once, when the environment's history passes from one incarnation to the next, and where the

@@ -113,9 +113,6 @@ func (h *Host) removeFolder(ctx context.Context, id, dir string) error {
 	if err := server.Discard(ctx, c); err != nil {
 		return err
 	}
-	if err := server.EndUser(ctx, c.Owner, h.Helper); err != nil {
-		return err
-	}
 	if dir != "" {
 		keepLog(h.Volumes.Layout(id).Root, c.Log, dir)
 	}

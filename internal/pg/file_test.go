@@ -44,6 +44,9 @@ func TestForeignFiles(t *testing.T) {
 			t.Errorf("%s: %q %v", name, b, err)
 		}
 	}
+	if b, err := pg.ReadFile(folder, "data/real/file", 2); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("more than may be read: %q %v", b, err)
+	}
 	if _, err := pg.Open(folder, "data/missing"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what is not there: %v", err)
 	}

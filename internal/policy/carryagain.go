@@ -30,6 +30,7 @@ func CarryAgain(ctx context.Context, st Staging, in Input) (again Report, err er
 	rules := slices.DeleteFunc(in.rules(), func(r rule) bool { return r.carries == nil })
 	reports := make([]Report, len(rules))
 	databases, carrying := errgroup.WithContext(ctx)
+	databases.SetLimit(2) // each has a session in both servers, which may have few to spare
 	for i, r := range rules {
 		databases.Go(func() error {
 			return st.Connect.in(carrying, r.database, func(conn *pgx.Conn) error {

@@ -285,7 +285,7 @@ func strangeSettings(ctx context.Context, p *prover, q querier) ([]string, error
 	var wrong []string
 	for _, s := range settings {
 		if p.in.Target == nil || !slices.ContainsFunc(p.in.Target.Settings, func(own Setting) bool {
-			return own.Role == s.Role && own.Database == s.Database && strings.EqualFold(own.Name, s.Name) && own.Value == s.Value
+			return own.Role == s.Role && own.Database == s.Database && strings.EqualFold(own.Name, s.Name) && own.sameValue(s)
 		}) {
 			wrong = append(wrong, strings.TrimSpace(s.Role+" "+s.Database)+" "+s.Name)
 		}

@@ -16,6 +16,14 @@ import (
 // elements one by one (variable_is_guc_list_quote in bin/pg_dump/dumputils.c).
 var listSettings = []string{"local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories"}
 
+// sameValue says whether two settings of one name have the same value, however a list of names is written.
+func (s Setting) sameValue(t Setting) bool {
+	if slices.Contains(listSettings, strings.ToLower(s.Name)) {
+		return slices.Equal(splitList(s.Value), splitList(t.Value))
+	}
+	return s.Value == t.Value
+}
+
 // giveSettings replaces all settings of roles and databases by the sandbox's, and notes which
 // databases Finish shall close.
 func giveSettings(ctx context.Context, j *job, tx pgx.Tx, o *outcome) error {

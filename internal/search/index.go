@@ -186,7 +186,7 @@ func (n Needle) stored(b []byte, at int) bool {
 }
 
 // sent says whether the needle, whose bytes are at b[at:], is an element by itself of an array or a composite as the server sends it:
-// its length stands before it in four bytes, of which the last may look like a letter. No text has a NUL.
+// the length of what begins with it stands before it in four bytes, of which the last may look like a letter. No text has a NUL.
 func (n Needle) sent(b []byte, at int) bool {
 	return at > 1 && b[at-2] == 0 && n.whole(b[at:], 0)
 }

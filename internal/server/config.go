@@ -20,12 +20,12 @@ import (
 const logPrefix = "%m [%p] "
 
 // write writes postgresql.conf, pg_hba.conf and pg_ident.conf to the run folder, and empties
-// postgresql.auto.conf unless it is the sandbox's own. fenced leaves nobody but Role a way in.
-func (c Config) write(fenced bool) error {
+// postgresql.auto.conf unless it is the sandbox's own. fenced leaves nobody but Role a way in; starting says that no server runs with it yet.
+func (c Config) write(fenced, starting bool) error {
 	if err := c.folders(); err != nil {
 		return err
 	}
-	files, settings, err := c.withTLS()
+	files, settings, err := c.withTLS(starting)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,7 +43,7 @@ func Discard(ctx context.Context, c Config) error {
 		}
 	}
 	for _, path := range []string{c.pidFile(), c.socket(), c.socket() + ".lock"} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(path); err != nil { // whatever the server's user made of it
 			return fmt.Errorf("discard server: %w", err)
 		}
 	}

@@ -64,7 +64,7 @@ func connectAny(ctx context.Context, c Config) (*pgx.Conn, error) {
 // started after that shows the time of it (pg_conf_load_time), and was let in by the new pg_hba.conf, which the
 // postmaster reads right after (process_pm_reload_request in postmaster/postmaster.c).
 func (p *Postmaster) reload(ctx context.Context, fenced bool) error {
-	if err := p.config.write(fenced); err != nil {
+	if err := p.config.write(fenced, false); err != nil {
 		return err
 	}
 	before, err := p.loadTime(ctx)

@@ -73,7 +73,7 @@ func SingleUser(ctx context.Context, c Config, database string, sql ...string) (
 	if err := c.free(ctx); err != nil {
 		return "", err
 	}
-	if err := c.write(false); err != nil {
+	if err := c.write(false, true); err != nil {
 		return "", err
 	}
 	// With -j a statement ends with a semicolon and an empty line (InteractiveBackend in tcop/postgres.c).

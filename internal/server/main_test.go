@@ -32,8 +32,6 @@ func TestMain(m *testing.M) {
 			os.Exit(server.SealMain(os.Args[2:]))
 		case walserve.ClientCommand:
 			os.Exit(walserve.ClientMain(os.Args[2:]))
-		case server.EndUserCommand:
-			os.Exit(server.EndUserMain())
 		case "beside":
 			os.Exit(beside(os.Args[2], os.Args[3], os.Args[4]))
 		}

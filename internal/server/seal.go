@@ -200,18 +200,19 @@ func socketFolders() ([]string, error) {
 	defer f.Close()
 	var dirs []string
 	for sc := bufio.NewScanner(f); sc.Scan(); {
-		// Num RefCount Protocol Flags Type St Inode Path; the path is missing or begins with @ for others. What stands there is
-		// anybody's to say, blanks and line ends too; only where a socket really lies is a folder of sockets.
-		_, path, ok := strings.Cut(sc.Text(), " /")
-		if !ok {
-			continue
-		}
-		if info, err := os.Lstat("/" + path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		// Num RefCount Protocol Flags Type St Inode Path; the path is missing or begins with @ for others.
+		if _, path, ok := strings.Cut(sc.Text(), " /"); ok {
 			dirs = append(dirs, filepath.Dir("/"+path))
 		}
 	}
 	slices.Sort(dirs)
-	return slices.Compact(dirs), nil
+	// What stands there is anybody's to say, blanks and line ends too, and is the name at the socket's making. What counts is that one is there.
+	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool { return !holdsSocket(dir) }), nil
+}
+
+func holdsSocket(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Type()&os.ModeSocket != 0 })
 }
 
 // CheckSeal makes a seal for real and looks around in it. It is CodeSealNamespace where none can be had.

@@ -53,7 +53,7 @@ func Start(ctx context.Context, c Config) (*Postmaster, error) {
 	if err := c.free(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.write(false); err != nil {
+	if err := c.write(false, true); err != nil {
 		return nil, err
 	}
 	log, err := c.openLog()

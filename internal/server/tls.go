@@ -27,14 +27,14 @@ var tlsFiles = map[string]struct {
 	"ssl_cert_file":      {"server.crt", []string{"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"}},
 	"ssl_ca_file":        {"root.crt", []string{"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"}},
 	"ssl_crl_file":       {"root.crl", []string{"X509 CRL"}},
-	"ssl_dh_params_file": {"dh.pem", []string{"DH PARAMETERS"}},
+	"ssl_dh_params_file": {"dh.pem", []string{"DH PARAMETERS", "X9.42 DH PARAMETERS"}},
 }
 
 // withTLS gives the files of the host that settings name for TLS, by their names in the run folder, and the settings with their
 // places there. PostgreSQL takes only a key of its own user (check_ssl_key_file_permissions in libpq/be-secure-common.c), which
 // no file of the host is whose volume has a user of its own; and a sealed server sees the run folder wherever the files are.
-// One that can't be had any more is left as it was taken from there before: a running server must be fenced and opened without it.
-func (c Config) withTLS() (files, settings map[string]string, err error) {
+// One that can't be had any more is left as it was taken from there before, in a running server also from elsewhere: a running server must be fenced and opened without it.
+func (c Config) withTLS(starting bool) (files, settings map[string]string, err error) {
 	files, settings = map[string]string{}, map[string]string{}
 	maps.Copy(settings, c.Settings)
 	for setting, file := range tlsFiles {
@@ -45,7 +45,7 @@ func (c Config) withTLS() (files, settings map[string]string, err error) {
 		content, err := readPEM(path, file.holds)
 		if err == nil {
 			files[file.name] = takenFrom(path) + content
-		} else if !c.taken(file.name, path) {
+		} else if !c.taken(file.name, path, starting) {
 			return nil, nil, &sandglass.Error{Code: sandglass.CodeConfig, Op: "write server configuration", Err: err,
 				Message: fmt.Sprintf("The file %s of the setting %s can't be taken: it must be there, and hold PEM of type %s.", path, setting, file.holds[0]),
 				Remedy:  "Correct server.settings, or bring the file to this host."}
@@ -58,13 +58,16 @@ func (c Config) withTLS() (files, settings map[string]string, err error) {
 // takenFrom is the first line of a copy. What stands before a block is no part of PEM (RFC 7468, section 2).
 func takenFrom(path string) string { return fmt.Sprintf("Copied by Sandglass from %q\n", path) }
 
-// taken says whether a file of the run folder was taken from there.
-func (c Config) taken(name, path string) bool {
+// taken says whether a file is in the run folder and, at a start, was taken from there.
+func (c Config) taken(name, path string, starting bool) bool {
 	f, err := c.open(c.conf(name))
 	if err != nil {
 		return false
 	}
 	defer f.Close()
+	if !starting {
+		return true
+	}
 	first := []byte(takenFrom(path))
 	begin := make([]byte, len(first))
 	_, err = io.ReadFull(f, begin)

@@ -3,15 +3,10 @@
 package server
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"os/user"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"sandglass"
@@ -102,41 +97,4 @@ func RunningUIDs() map[int]bool {
 // UIDOwner is the owner of an ID that no account has; its group has the same.
 func UIDOwner(uid int) Owner {
 	return Owner{Name: "sandglass-" + strconv.Itoa(uid), UID: uid, GID: uid, NoAccount: true}
-}
-
-// EndUserCommand is the hidden command by which the helper, as a volume's own user, ends all programs of that user.
-const EndUserCommand = "end-user"
-
-// EndUser ends whatever program is left of a volume's own user: one that a superuser of its databases started may outlive its
-// server. A program that goes on making others is ended with all of them, because the kernel stops to let it while it sends the
-// signal to all (kill(2) of -1). It does nothing for a user that the host knows, whose other programs are no business of ours.
-func EndUser(ctx context.Context, o Owner, helper string) error {
-	if !o.NoAccount || o.UID <= 0 || os.Geteuid() != 0 || HasAccount(o.UID) {
-		return nil
-	}
-	var err error
-	for range 5 { // they may end the helper, who is their equal, before it ends them
-		if !RunningUIDs()[o.UID] {
-			return nil
-		}
-		cmd := exec.CommandContext(ctx, helper, EndUserCommand)
-		cmd.Env = []string{}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(o.UID), Gid: uint32(o.GID)}}
-		if err = cmd.Run(); err == nil {
-			return nil
-		}
-	}
-	return fmt.Errorf("end the programs of user %d: %w", o.UID, err)
-}
-
-// EndUserMain is the body of that command.
-func EndUserMain() int {
-	if os.Geteuid() == 0 || os.Getuid() == 0 {
-		return 2 // every program of the host
-	}
-	// The caller is spared (kill(2)); that nobody else is there is fine.
-	if err := syscall.Kill(-1, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return 1
-	}
-	return 0
 }

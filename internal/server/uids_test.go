@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -167,49 +166,5 @@ func TestNoAccount(t *testing.T) {
 	runs(false)
 	if now, err := os.ReadFile("/etc/passwd"); err != nil || string(now) != string(accounts) {
 		t.Errorf("the host's accounts were changed: %v", err)
-	}
-}
-
-// TestEndUser: programs of a volume's own user that go on making others are all ended; those of anybody else are not.
-func TestEndUser(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can run programs as somebody else")
-	}
-	dir := tempDir(t)
-	o := volumeOwner(t)
-	begin := func(uid int) *exec.Cmd {
-		t.Helper()
-		cmd := exec.Command("sh", "-c", "while :; do sh -c 'while :; do (sleep 60 & exec sleep 60); done' & sleep 0.05; kill $!; done")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
-		out, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
-		t.Cleanup(func() { out.Close() })
-		return cmd
-	}
-	theirs := begin(o.UID)
-	bystander := exec.Command("sleep", "60")
-	bystander.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	must(t, bystander.Start())
-	defer func() {
-		bystander.Process.Kill()
-		bystander.Wait()
-	}()
-	for !server.RunningUIDs()[o.UID] {
-		runtime.Gosched()
-	}
-	must(t, server.EndUser(testContext(t), o, helper(t, dir)))
-	theirs.Wait()
-	for end := time.Now().Add(20 * time.Second); server.RunningUIDs()[o.UID]; time.Sleep(10 * time.Millisecond) { // until init has reaped them
-		if time.Now().After(end) {
-			t.Fatal("programs are left")
-		}
-	}
-	if !server.RunningUIDs()[65534] {
-		t.Error("another user's program was ended")
-	}
-	must(t, server.EndUser(testContext(t), server.Owner{Name: "nobody", UID: 65534, GID: 65534}, helper(t, dir)))
-	if !server.RunningUIDs()[65534] {
-		t.Error("the program of a user with an account was ended")
 	}
 }
