@@ -128,9 +128,9 @@ func (a *app) takeImage(ctx context.Context, cl *client.Client, name string, noW
 		a.say("An image of %s is being taken; `sandglass record ls` shows it.", name)
 		return nil
 	}
-	var last sandglass.ImageID
+	var last sandglass.RecorderStatus
 	if before.Recorder != nil {
-		last = before.Recorder.LastImage
+		last = *before.Recorder
 	}
 	return a.watchImage(ctx, cl, name, last)
 }
@@ -143,8 +143,8 @@ func imageText(p sandglass.Progress) string {
 	return progressText(p)
 }
 
-// watchImage shows an image's progress until the recorder has a newer one than last.
-func (a *app) watchImage(ctx context.Context, cl *client.Client, name string, last sandglass.ImageID) error {
+// watchImage shows an image's progress until the recorder has a newer one than last, or says why it took none.
+func (a *app) watchImage(ctx context.Context, cl *client.Client, name string, last sandglass.RecorderStatus) error {
 	line := a.newLine(a.stdout)
 	defer line.end()
 	for tick := time.NewTicker(imagePoll); ; {
@@ -158,7 +158,7 @@ func (a *app) watchImage(ctx context.Context, cl *client.Client, name string, la
 			return &sandglass.Error{Code: "image.not_taken", Op: "take image", Message: name + " is not being recorded.", Remedy: "Begin with `sandglass record start " + name + "`."}
 		case r.State == sandglass.RecorderRefused && r.LastError != nil:
 			return r.LastError
-		case r.LastImage != last:
+		case r.LastImage != last.LastImage:
 			line.end()
 			return a.print(map[string]sandglass.ImageID{"image": r.LastImage}, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "Image %s of %s is complete.\n", r.LastImage, name)
@@ -166,6 +166,8 @@ func (a *app) watchImage(ctx context.Context, cl *client.Client, name string, la
 			})
 		case r.Image != nil:
 			line.show("image  " + imageText(*r.Image))
+		case r.State == sandglass.RecorderStreaming && r.LastError != nil && last.LastError == nil:
+			return r.LastError
 		}
 		select {
 		case <-ctx.Done():

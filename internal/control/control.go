@@ -83,7 +83,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	url, stopMetadata, err := c.startMetadata(ctx, owner)
+	url, metadataGone, stopMetadata, err := c.startMetadata(ctx, owner)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := control.build(owner, uids); err != nil {
 		return err
 	}
-	return control.serve(ctx)
+	return control.serve(ctx, metadataGone)
 }
 
 // folders makes the state folder's parts. Servers' owner passes through the state folder, and reads nothing in it.
@@ -156,6 +156,9 @@ func readKey(path string) (repo.Keys, error) {
 	return keys, nil
 }
 
+// CodeMetadataGone is a metadata cluster that ended while we needed it.
+const CodeMetadataGone sandglass.Code = "serve.metadata_gone"
+
 // build puts the parts together.
 func (c *Control) build(owner server.Owner, uids server.UIDs) error {
 	c.recorders = newRecorders(c)
@@ -168,8 +171,8 @@ func (c *Control) build(owner server.Owner, uids server.UIDs) error {
 	return err
 }
 
-// serve runs everything until ctx ends or a part fails.
-func (c *Control) serve(ctx context.Context) error {
+// serve runs everything until ctx ends or a part fails. Without the metadata nothing can be done; another life starts it again.
+func (c *Control) serve(ctx context.Context, metadataGone <-chan struct{}) error {
 	api, err := web.Listen(web.Config{Socket: filepath.Join(c.State, "api.sock"), Listen: c.Listen, TokenFile: c.TokenFile, Version: c.Version, Log: c.Log,
 		Parts: web.Parts{Environments: environments{c}, Operations: operations{c}, Recordings: c, Windows: windows{c}, Volumes: volumes{c},
 			Repository: repository{c}, Peeks: peeks{c}, Doctor: doctor{c}}})
@@ -178,6 +181,15 @@ func (c *Control) serve(ctx context.Context) error {
 	}
 	c.removeTemporary()
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-metadataGone:
+			return &sandglass.Error{Code: CodeMetadataGone, Op: "serve", Message: "The server of the metadata has ended.",
+				Remedy: "Start `sandglass serve` again, as systemd does by itself; its log, meta/log/postgresql.log in the state folder, says why it ended."}
+		}
+	})
 	group.Go(func() error { return c.supervise(ctx) })
 	group.Go(func() error {
 		if err := c.importHistory(ctx); err != nil && ctx.Err() == nil { // nothing else needs it

@@ -35,19 +35,19 @@ func (c *Config) lock() (unlock func(), err error) {
 }
 
 // startMetadata starts the private metadata cluster, or finds it running, and gives its URL. With
-// a URL in the configuration it only passes that on.
-func (c *Config) startMetadata(ctx context.Context, owner server.Owner) (string, func(), error) {
+// a URL in the configuration it only passes that on. gone is closed when the cluster has ended; nil where it is not ours.
+func (c *Config) startMetadata(ctx context.Context, owner server.Owner) (address string, gone <-chan struct{}, stop func(), err error) {
 	if c.MetadataURL != "" {
-		return c.MetadataURL, func() {}, nil
+		return c.MetadataURL, nil, func() {}, nil
 	}
 	config, err := c.metadataConfig(ctx, owner)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	if _, err := os.Stat(filepath.Join(config.Data, "PG_VERSION")); errors.Is(err, fs.ErrNotExist) {
 		c.Log.Info("making the metadata cluster", "folder", config.Data, "major", config.Binaries.Major)
 		if err := makeMetadata(ctx, config); err != nil {
-			return "", nil, err
+			return "", nil, nil, err
 		}
 	}
 	p, err := server.Adopt(ctx, config)
@@ -55,13 +55,13 @@ func (c *Config) startMetadata(ctx context.Context, owner server.Owner) (string,
 		p, err = server.Start(ctx, config)
 	}
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	if err := p.Ready(ctx); err != nil {
 		p.Close()
-		return "", nil, err
+		return "", nil, nil, err
 	}
-	stop := func() {
+	stop = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		if err := p.Stop(ctx, server.Fast); err != nil {
@@ -71,7 +71,7 @@ func (c *Config) startMetadata(ctx context.Context, owner server.Owner) (string,
 	}
 	u := url.URL{Scheme: "postgres", User: url.User(server.Role), Path: "/postgres",
 		RawQuery: url.Values{"host": {config.Run}, "port": {strconv.Itoa(server.Port)}, "application_name": {"sandglass"}}.Encode()}
-	return u.String(), stop, nil
+	return u.String(), p.Exited(), stop, nil
 }
 
 // makeMetadata makes the cluster beside its place and moves it there, so that one that is there is whole,

@@ -110,5 +110,9 @@ func (c *Control) TakeImage(ctx context.Context, name, by string) error {
 	if err := c.db.Audit(ctx, db.AuditRow{Who: by, What: "record.image", Environment: name}); err != nil {
 		return err
 	}
-	return rec.TakeImage(ctx)
+	if s := rec.Status(); s.State == sandglass.RecorderRefused && s.LastError != nil {
+		return s.LastError
+	}
+	rec.AskImage()
+	return nil
 }

@@ -19,7 +19,7 @@ import (
 const (
 	readAhead   = 256 << 10
 	gatherEvery = 50 * time.Millisecond // between two looks at a stream that has caught up
-	maxMessage  = 1 << 30               // PQ_LARGE_MESSAGE_LIMIT in include/libpq/libpq.h
+	maxMessage  = 16 << 20              // a stream's have 128 KiB of WAL at most (MAX_SEND_SIZE in replication/walsender.c)
 )
 
 // gathering is a connection below TLS. When all that the server had has come, it lets the messages of gatherEvery
@@ -127,11 +127,14 @@ func (in *incoming) next() (kind byte, body []byte, err error) {
 
 // receive waits for a message of those that answer a replication command.
 func (in *incoming) receive() (pgproto3.BackendMessage, error) {
+	var m pgproto3.BackendMessage
 	kind, body, err := in.next()
+	for err == nil && (kind == 'N' || kind == 'A' || kind == 'S') { // NoticeResponse, NotificationResponse, ParameterStatus
+		kind, body, err = in.next()
+	}
 	if err != nil {
 		return nil, err
 	}
-	var m pgproto3.BackendMessage
 	switch kind {
 	case 'd':
 		m = &in.data
@@ -145,8 +148,6 @@ func (in *incoming) receive() (pgproto3.BackendMessage, error) {
 		m = &pgproto3.ErrorResponse{}
 	case 'H':
 		m = &pgproto3.CopyOutResponse{}
-	case 'N', 'A', 'S': // NoticeResponse, NotificationResponse, ParameterStatus
-		return in.receive()
 	case 'T':
 		m = &pgproto3.RowDescription{}
 	case 'W':

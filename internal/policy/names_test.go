@@ -76,3 +76,23 @@ func TestOddNames(t *testing.T) {
 		t.Errorf("old values are still in %v", found)
 	}
 }
+
+// A superuser of the sandbox can make its functions say anything. What they say of rights would become part of a statement in the copy,
+// which holds production's rows still: none but PostgreSQL's own rights and names are taken.
+func TestUnsoundTarget(t *testing.T) {
+	t.Parallel()
+	for _, lie := range []string{
+		`CREATE FUNCTION pg_catalog.quote_ident(name) RETURNS text LANGUAGE sql AS $$SELECT 'a) ON TABLE t TO app; CREATE TABLE pwned (); --'$$`,
+		`CREATE FUNCTION pg_catalog.told(text, text, text) RETURNS text LANGUAGE sql AS $$SELECT 'SELECT ON TABLE t TO app; CREATE TABLE pwned (); --'$$;
+			ALTER AGGREGATE pg_catalog.string_agg(text, text) RENAME TO string_agg_before;
+			CREATE AGGREGATE pg_catalog.string_agg(text, text) (SFUNC = pg_catalog.told, STYPE = text)`,
+	} {
+		c := makeTarget(t)
+		for _, database := range []string{"postgres", "shop_uat"} {
+			c.Exec(t, database, lie)
+		}
+		if _, err := policy.ReadTarget(t.Context(), staging(c).Connect); sandglass.CodeOf(err) != policy.CodeUnsound {
+			t.Errorf("%s: %v", lie, err)
+		}
+	}
+}

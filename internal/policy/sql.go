@@ -91,14 +91,15 @@ func structs[T any](ctx context.Context, q querier, sql string, args ...any) ([]
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[T])
 }
 
-// try runs one statement in a savepoint: a refusal by the server (an unknown setting, a
+// try runs one statement, and no second one that a name may bring along, in a savepoint: a refusal by the server (an unknown setting, a
 // privilege another major lacks) is returned as refused and leaves the transaction usable.
 func try(ctx context.Context, tx pgx.Tx, sql string) (refused string, err error) {
 	sub, err := tx.Begin(ctx)
 	if err != nil {
 		return "", err
 	}
-	if _, err := sub.Exec(ctx, sql); err != nil {
+	// The extended protocol takes one statement only.
+	if _, err := sub.Conn().PgConn().ExecParams(ctx, sql, nil, nil, nil, nil).Close(); err != nil {
 		pgErr, ok := errors.AsType[*pgconn.PgError](err)
 		if !ok || !strings.HasPrefix(pgErr.Code, "42") && !strings.HasPrefix(pgErr.Code, "22") && !strings.HasPrefix(pgErr.Code, "0L") &&
 			!strings.HasPrefix(pgErr.Code, "0P") && !strings.HasPrefix(pgErr.Code, "2B") && !strings.HasPrefix(pgErr.Code, "0A") && pgErr.Code != "55000" {

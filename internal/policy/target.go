@@ -8,8 +8,12 @@ package policy
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"sandglass"
 )
 
 // Target is what a restore leaves as it is in the sandbox.
@@ -79,6 +83,9 @@ type DefaultPrivilege struct {
 	Grantable    bool
 	Revoke       bool
 }
+
+// CodeUnsound is a sandbox whose server does not answer as PostgreSQL does.
+const CodeUnsound sandglass.Code = "carry.unsound"
 
 // closedRoles is where a neutralized cluster remembers which roles came from production.
 const closedRoles = "sandglass.closed_role"
@@ -195,7 +202,7 @@ func (t *Target) readDatabases(ctx context.Context, tx pgx.Tx, own []string) err
 	}
 	for _, r := range rows {
 		d := Database{Name: r.Name, Owner: r.Owner, ConnLimit: r.ConnLimit, AllowConn: r.AllowConn}
-		d.Access, err = structs[Grant](ctx, tx, `SELECT 'DATABASE', quote_ident(datname), '', coalesce(g.rolname::text, ''), string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type), a.is_grantable
+		d.Access, err = soundGrants(ctx, tx, `SELECT 'DATABASE', quote_ident(datname), '', coalesce(g.rolname::text, ''), string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type), a.is_grantable
 			FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) a LEFT JOIN pg_roles g ON g.oid = a.grantee
 			WHERE datname = $1 AND (a.grantee = 0 OR g.rolname = ANY ($2)) GROUP BY datname, g.rolname, a.is_grantable ORDER BY 4, 6`, r.Name, own)
 		if err != nil {
@@ -204,6 +211,33 @@ func (t *Target) readDatabases(ctx context.Context, tx pgx.Tx, own []string) err
 		t.Databases = append(t.Databases, d)
 	}
 	return nil
+}
+
+// What the sandbox says of rights becomes part of statements in the copy, which holds production's rows still, and a superuser of the
+// sandbox can make its functions say anything. So only what PostgreSQL itself says is taken: names of rights and of kinds of objects in
+// capitals, one quoted name of a column or a database, the name of a parameter. Other objects are looked up in the copy by their names first.
+var (
+	rights        = regexp.MustCompile(`^[A-Z]+( [A-Z]+)*(, [A-Z]+( [A-Z]+)*)*$`)
+	quotedName    = regexp.MustCompile(`^([a-z_][a-z0-9_]*|"([^"]|"")+")$`) // quote_identifier in utils/adt/ruleutils.c
+	parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$`)
+)
+
+// soundGrants reads grants, and refuses those that PostgreSQL would not give.
+func soundGrants(ctx context.Context, q querier, sql string, args ...any) ([]Grant, error) {
+	grants, err := structs[Grant](ctx, q, sql, args...)
+	for _, g := range grants {
+		switch {
+		case kindName[g.Kind] == "", !rights.MatchString(g.Privileges), g.Column != "" && !quotedName.MatchString(g.Column),
+			g.Kind == "DATABASE" && !quotedName.MatchString(g.Object), g.Kind == "PARAMETER" && !parameterName.MatchString(g.Object):
+			return nil, unsound(strings.TrimSpace(g.Privileges + " ON " + g.Kind + " " + g.Object + " " + g.Column))
+		}
+	}
+	return grants, err
+}
+
+func unsound(grant string) error {
+	return &sandglass.Error{Code: CodeUnsound, Op: "read the sandbox's rights", Message: fmt.Sprintf("The sandbox speaks of a right that PostgreSQL does not have: %q.", grant),
+		Remedy: "Somebody has changed PostgreSQL's own functions or catalogs in the sandbox. Undo that, or begin with a new sandbox."}
 }
 
 // grantsOf is a query of all grants on one kind of object. Where nothing was ever granted, the
@@ -216,7 +250,7 @@ func grantsOf(kind, object, column, acl, letter, owner, from, system string) str
 }
 
 func readGrants(ctx context.Context, q querier, union string, grantees []string) ([]Grant, error) {
-	return structs[Grant](ctx, q, `SELECT kind, object, col, coalesce(rolname::text, ''), string_agg(privilege, ', ' ORDER BY privilege), grantable
+	return soundGrants(ctx, q, `SELECT kind, object, col, coalesce(rolname::text, ''), string_agg(privilege, ', ' ORDER BY privilege), grantable
 		FROM (`+union+`) g (kind, object, col, grantee, privilege, grantable) LEFT JOIN pg_roles r ON r.oid = grantee
 		WHERE grantee = 0 OR rolname = ANY ($1) GROUP BY 1, 2, 3, 4, 6 ORDER BY 1, 4, 5, 6, 2, 3`, grantees)
 }
@@ -244,6 +278,11 @@ func (d *Database) readGrants(ctx context.Context, conn *pgx.Conn, grantees []st
 	}
 	if d.Defaults, err = structs[DefaultPrivilege](ctx, conn, defaultPrivileges, grantees); err != nil {
 		return err
+	}
+	for _, p := range d.Defaults {
+		if !rights.MatchString(p.Privileges) || !rights.MatchString(p.Kind) {
+			return unsound(p.Privileges + " ON " + p.Kind)
+		}
 	}
 	d.Owned, err = structs[Owned](ctx, conn, `SELECT rolname::text, count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_roles r ON r.oid = relowner
 		WHERE relkind IN (`+tables+`) AND rolname = ANY ($1) AND `+ordinary+` GROUP BY 1 ORDER BY 1`, grantees)

@@ -114,7 +114,7 @@ func (r *Recorder) session(ctx context.Context, p position, major int) (s *sessi
 var lasting = map[sandglass.Code]bool{sandglass.CodeSlotMissing: true, sandglass.CodeSlotLost: true, CodeSlotGiven: true,
 	sandglass.CodeHistoryForked: true, CodeWentBack: true, CodeReplaced: true, CodeSlotSmall: true}
 
-// follow runs the three goroutines until the first of them ends.
+// follow runs the goroutines of a session until the first of them ends.
 func (s *session) follow(ctx context.Context, a *attempt, from sandglass.LSN) error {
 	g, gctx := errgroup.WithContext(ctx)
 	conn := a.conn
@@ -145,6 +145,7 @@ func (s *session) follow(ctx context.Context, a *attempt, from sandglass.LSN) er
 	g.Go(func() error { return s.receive(gctx, from, a.sys.Timeline == s.pos.tli) })
 	g.Go(func() error { return s.store(gctx) })
 	g.Go(func() error { return s.watch(gctx) })
+	g.Go(func() error { return s.lookAgain(gctx, a.target) })
 	return s.wait(ctx, gctx, g, a)
 }
 
@@ -386,6 +387,41 @@ func (s *session) watch(ctx context.Context) error {
 		}
 	}
 }
+
+// lookAgain looks at the server's settings now and then: a reload changes them under a connection that stands. Recording goes on, because
+// to leave would make nobody who waits for us wait less; but it is said.
+func (s *session) lookAgain(ctx context.Context, target pg.Target) error {
+	tick := time.NewTicker(s.r.look)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		facts, err := pg.ReadFacts(ctx, target, s.r.status.Slot)
+		if err != nil {
+			continue // the stream itself shows whether the server is there
+		}
+		var found *sandglass.Error
+		for _, f := range s.r.findings(facts) {
+			if f.Level == sandglass.Stop && harmful[f.Code] && found == nil {
+				found = &sandglass.Error{Code: f.Code, Op: "check production", Message: f.Message, Remedy: f.Remedy}
+			}
+		}
+		s.r.update(func() {
+			if e := s.r.status.LastError; found != nil || e != nil && harmful[e.Code] {
+				s.r.status.LastError = found
+			}
+		})
+		if found != nil {
+			s.r.log.Warn("production may come to wait for the recorder", "code", found.Code, "error", found)
+		}
+	}
+}
+
+// harmful are settings with which production waits for us, or keeps WAL for us until its disk is full.
+var harmful = map[sandglass.Code]bool{sandglass.CodeProductionSync: true, sandglass.CodeProductionSlotCap: true}
 
 // sendStatus acknowledges what the repository holds.
 func (s *session) sendStatus(reply bool) error {

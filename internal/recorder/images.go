@@ -19,11 +19,15 @@ import (
 	"sandglass/internal/repo"
 )
 
-// TakeImage takes an image now and returns when it is in the repository. If one is being
-// taken, another follows it.
+// AskImage asks for an image now. If one is being taken, another follows it.
+func (r *Recorder) AskImage() (ask int) {
+	r.update(func() { r.ask++; ask = r.ask })
+	return ask
+}
+
+// TakeImage takes an image now and returns when it is in the repository.
 func (r *Recorder) TakeImage(ctx context.Context) error {
-	var mine int
-	r.update(func() { r.ask++; mine = r.ask })
+	mine := r.AskImage()
 	var err error
 	if waitErr := r.wait(ctx, func() bool {
 		err = r.failed

@@ -17,6 +17,7 @@
 package recorder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,8 @@ type Config struct {
 	Target *pg.Target
 	// Incarnation is the one to go on with; empty: the newest that has not ended, or a new one.
 	Incarnation sandglass.IncarnationID
+	// LookEvery is how often the server's settings are looked at while it is recorded; default: a minute.
+	LookEvery time.Duration
 }
 
 // Limits of a recorder.
@@ -65,6 +68,7 @@ const (
 	flushEvery   = time.Second      // between two parts of an unfinished segment
 	stuckAfter   = 10 * time.Second // without progress: disconnect
 	silentAfter  = 30 * time.Second // without a word from the server: disconnect
+	lookEvery    = time.Minute      // between two looks at the server's settings
 	idlePart     = time.Minute      // between two parts that hold keepalives only
 	maxBacklog   = 32 << 20         // bytes received and not yet in the repository
 	maxPart      = 8 << 20          // bytes in one part
@@ -85,6 +89,7 @@ type Recorder struct {
 	log    *slog.Logger
 	target *pg.Target
 	want   sandglass.IncarnationID
+	look   time.Duration
 	soon   chan struct{} // wakes store: wanted has changed
 
 	mu      sync.Mutex
@@ -116,7 +121,7 @@ func New(c Config) *Recorder {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Recorder{env: env, repo: c.Repository, dir: c.Dir, log: log.With("environment", env.Name), target: c.Target,
-		want: c.Incarnation, changed: make(chan struct{}), soon: make(chan struct{}, 1),
+		want: c.Incarnation, look: cmp.Or(c.LookEvery, lookEvery), changed: make(chan struct{}), soon: make(chan struct{}, 1),
 		status: sandglass.RecorderStatus{State: sandglass.RecorderOff, Slot: env.Recording.Slot}}
 }
 

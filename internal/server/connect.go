@@ -21,6 +21,7 @@ func sealedSession(major int) map[string]string {
 		"local_preload_libraries":             "",
 		"search_path":                         "pg_catalog",
 		"statement_timeout":                   "0",
+		"temp_file_limit":                     "-1", // spares no superuser, and an index that is made anew sorts on the disk
 		"lock_timeout":                        "0",
 		"idle_in_transaction_session_timeout": "0",
 		"idle_session_timeout":                "0",

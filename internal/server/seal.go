@@ -72,7 +72,7 @@ func (c Config) launchSealed(ctx context.Context, log, stdin *os.File, args []st
 // seal runs the helper with a spec, first with a user namespace, then, as root, without.
 func (c Config) seal(ctx context.Context, spec sealSpec, prepare func(*exec.Cmd)) (*exec.Cmd, error) {
 	var err error
-	if spec.Masked, err = socketFolders(); err != nil {
+	if spec.Masked, err = socketFolders(slices.Concat(system, spec.ReadOnly)); err != nil {
 		return nil, err
 	}
 	spec.User = true
@@ -190,9 +190,9 @@ func identityMap(path string) ([]syscall.SysProcIDMap, error) {
 	return ids, nil
 }
 
-// socketFolders are the folders that hold Unix sockets on this host. Those that would be visible in the
-// seal are covered: a socket can be reached from another network namespace, and over a read-only mount.
-func socketFolders() ([]string, error) {
+// socketFolders are the folders, of those that are shown in a seal, that hold Unix sockets. They are covered: a socket can be reached
+// from another network namespace, and over a read-only mount.
+func socketFolders(shown []string) ([]string, error) {
 	f, err := os.Open("/proc/net/unix")
 	if err != nil {
 		return nil, fmt.Errorf("list sockets: %w", err)
@@ -207,7 +207,7 @@ func socketFolders() ([]string, error) {
 	}
 	slices.Sort(dirs)
 	// What stands there is anybody's to say, blanks and line ends too, and is the name at the socket's making. What counts is that one is there.
-	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool { return !holdsSocket(dir) }), nil
+	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool { return !within(dir, shown) || !holdsSocket(dir) }), nil
 }
 
 func holdsSocket(dir string) bool {
