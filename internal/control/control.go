@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"filippo.io/age"
@@ -52,6 +53,7 @@ type Control struct {
 	store     *repo.Folder
 	recorders *recorders
 	forgot    time.Time // when the supervisor last removed old rows
+	verifying sync.Mutex
 }
 
 // Run brings the control plane up and serves until ctx ends. Sandboxes outlive it.

@@ -5,9 +5,12 @@ package control
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -142,12 +145,16 @@ func hidePassword(e sandglass.Environment) sandglass.Environment {
 // among keywords and values ('...' with backslashes, as conninfo_parse in libpq's fe-connect.c reads them).
 var (
 	passwordOfURL  = regexp.MustCompile(`^(postgres(?:ql)?://[^/@:?]*:)[^/?]*@`)
-	passwordByName = regexp.MustCompile(`((?:^|[\s?&])(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|[^\s&]+)`)
+	passwordInURL  = regexp.MustCompile(`([?&](?:ssl)?password=)[^&]+`)
+	passwordByName = regexp.MustCompile(`((?:^|\s)(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)`)
 )
 
 func withoutPassword(connection string) string {
 	const hidden = "********"
-	connection = passwordOfURL.ReplaceAllString(connection, "${1}"+hidden+"@")
+	if strings.HasPrefix(connection, "postgres://") || strings.HasPrefix(connection, "postgresql://") {
+		connection = passwordOfURL.ReplaceAllString(connection, "${1}"+hidden+"@")
+		return passwordInURL.ReplaceAllString(connection, "${1}"+hidden)
+	}
 	return passwordByName.ReplaceAllString(connection, "${1}"+hidden)
 }
 
@@ -253,6 +260,17 @@ func (c environments) Connect(ctx context.Context, name, database string) (sandg
 		PSQL: operation.PSQL(host, port, s.Administrator, database)}, nil
 }
 
+// firstDatabase is the one of the business role or, without one, of the first role by name; "postgres" where none has a role.
+func firstDatabase(e sandglass.Environment) string {
+	if name, ok := e.Databases["business"]; ok {
+		return name
+	}
+	for _, role := range slices.Sorted(maps.Keys(e.Databases)) {
+		return e.Databases[role]
+	}
+	return "postgres"
+}
+
 func connectProduction(e sandglass.Environment, database string) (sandglass.Connection, error) {
 	c, err := pgconn.ParseConfig(e.Recording.Connection)
 	if err != nil {
@@ -260,12 +278,7 @@ func connectProduction(e sandglass.Environment, database string) (sandglass.Conn
 			Message: fmt.Sprintf("The connection of %s can't be read.", e.Name), Remedy: "Correct recording.connection and apply it."}
 	}
 	if database == "" {
-		for _, database = range e.Databases {
-			break
-		}
-	}
-	if database == "" {
-		database = "postgres"
+		database = firstDatabase(e)
 	}
 	return sandglass.Connection{Environment: e.Name, Host: c.Host, Port: int(c.Port), Database: database, PSQL: operation.PSQL(c.Host, int(c.Port), "", database)}, nil
 }

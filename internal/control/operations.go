@@ -5,6 +5,7 @@ package control
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -118,12 +119,21 @@ func (c repository) PlanPrune(ctx context.Context) (sandglass.PrunePlan, error) 
 		if d, ok := keep[env]; ok {
 			return d
 		}
+		if c.removed(ctx, env) {
+			return time.Duration(sandglass.Environment{Kind: sandglass.Production}.WithDefaults().Retention)
+		}
 		return -1 // not declared here: not ours to judge
 	}, time.Now())
 	if err != nil {
 		return sandglass.PrunePlan{}, err
 	}
 	return *plan, nil
+}
+
+// removed says whether nothing more will be recorded of an environment: all of its history has ended.
+func (c repository) removed(ctx context.Context, environment string) bool {
+	all, err := c.repo.Incarnations(ctx, environment)
+	return err == nil && len(all) > 0 && !slices.ContainsFunc(all, func(i sandglass.Incarnation) bool { return i.Ended.IsZero() })
 }
 
 func (c repository) ExecutePrune(ctx context.Context, id, by string, progress func(sandglass.Progress)) (sandglass.PrunePlan, error) {
@@ -138,5 +148,10 @@ func (c repository) ExecutePrune(ctx context.Context, id, by string, progress fu
 }
 
 func (c repository) Verify(ctx context.Context, again bool, progress func(sandglass.Progress)) (sandglass.VerifyReport, error) {
+	if !c.verifying.TryLock() {
+		return sandglass.VerifyReport{}, &sandglass.Error{Code: sandglass.CodeEnvironmentBusy, Op: "verify repository", Message: "The repository is being verified already.",
+			Remedy: "Wait until that has ended."}
+	}
+	defer c.verifying.Unlock()
 	return c.repo.Verify(ctx, repo.VerifyOptions{State: filepath.Join(c.State, "verified"), Again: again}, progress)
 }

@@ -84,9 +84,10 @@ func (r *Repository) NewImage(ctx context.Context, image sandglass.Image, o Imag
 	if err != nil {
 		return nil, fmt.Errorf("begin image: %w", diskError(o.Dir, err))
 	}
+	const mostWorkers = 8 // each has four chunks in memory, and more are not fed by one connection
 	workers := o.Workers
 	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
+		workers = min(runtime.GOMAXPROCS(0), mostWorkers)
 	}
 	w := &ImageWriter{repo: r, image: image, known: known, manifest: mw, inherits: map[uint32]uint32{}}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)

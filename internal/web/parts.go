@@ -17,7 +17,7 @@ type Environments interface {
 	List(ctx context.Context) ([]sandglass.EnvironmentStatus, error)
 	Get(ctx context.Context, name string) (sandglass.EnvironmentStatus, error)
 	// Remove ends its recording, drops its slot and forgets it; its history stays in the repository
-	// until retention takes it. Where production can't be reached, a finding says how to drop the slot.
+	// until a production's default retention takes it. Where production can't be reached, a finding says how to drop the slot.
 	Remove(ctx context.Context, name, by string) ([]sandglass.Finding, error)
 	// Connect says how a person reaches the environment's database; "" means its first.
 	Connect(ctx context.Context, name, database string) (sandglass.Connection, error)
