@@ -4,6 +4,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -136,7 +137,36 @@ func (c repository) removed(ctx context.Context, environment string) bool {
 	return err == nil && len(all) > 0 && !slices.ContainsFunc(all, func(i sandglass.Incarnation) bool { return i.Ended.IsZero() })
 }
 
+// nothingRestored refuses a prune while a copy is being made: at the window's edge it would lose what it still has to read.
+func (c repository) nothingRestored(ctx context.Context) error {
+	all, err := c.db.Environments(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		id, err := c.db.Unfinished(ctx, e.Declaration.Name)
+		if err != nil {
+			return err
+		}
+		if id == "" {
+			continue
+		}
+		o, err := c.db.Operation(ctx, id)
+		if err != nil {
+			return err
+		}
+		if o.Kind == sandglass.KindRestore || o.Kind == sandglass.KindRefresh {
+			return &sandglass.Error{Code: sandglass.CodeEnvironmentBusy, Op: "prune repository", Message: fmt.Sprintf("The %s of %s, %s, reads the repository.", o.Kind, e.Declaration.Name, id),
+				Remedy: "Prune when it has ended: sandglass ops watch " + id}
+		}
+	}
+	return nil
+}
+
 func (c repository) ExecutePrune(ctx context.Context, id, by string, progress func(sandglass.Progress)) (sandglass.PrunePlan, error) {
+	if err := c.nothingRestored(ctx); err != nil {
+		return sandglass.PrunePlan{}, err
+	}
 	if err := c.db.Audit(ctx, db.AuditRow{Who: by, What: "repo.prune " + id}); err != nil {
 		return sandglass.PrunePlan{}, err
 	}
