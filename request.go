@@ -99,6 +99,9 @@ type PrunePlan struct {
 	Objects  int         `json:"objects"`
 	Bytes    int64       `json:"bytes"`
 	Executed bool        `json:"executed"`
+	// Left are the environments of which nothing is removed, though retention may allow it, and why: an object that says what is
+	// needed is damaged.
+	Left map[string]string `json:"left,omitempty"`
 }
 
 // Damage is one object of the repository that can't be read as written, and what it costs.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -98,6 +100,14 @@ func (a *app) prune(ctx context.Context, cl *client.Client, onlyPlan, yes bool) 
 
 // showPrune writes what a prune would remove.
 func showPrune(w io.Writer, p sandglass.PrunePlan) error {
+	for _, env := range slices.Sorted(maps.Keys(p.Left)) {
+		if _, err := fmt.Fprintf(w, "Nothing of %s is removed: %s\n", env, p.Left[env]); err != nil {
+			return err
+		}
+	}
+	if len(p.Items) == 0 && len(p.Left) > 0 {
+		return nil
+	}
 	if len(p.Items) == 0 {
 		_, err := fmt.Fprintln(w, "Retention needs everything that the repository holds; there is nothing to remove.")
 		return err

@@ -82,10 +82,10 @@ func decide(inc sandglass.Incarnation, images []sandglass.Image, windowStart tim
 }
 
 // PlanPrune plans what goes when each environment keeps the moments of its retention, counted back from now; a
-// negative retention keeps everything. The plan is kept in the repository, to be executed by its ID. It can't be
-// made while a manifest is damaged, because nobody knows then what it needs.
+// negative retention keeps everything. The plan is kept in the repository, to be executed by its ID. Nothing of an environment goes
+// while a manifest of it is damaged, because nobody knows then what it needs.
 func (r *Repository) PlanPrune(ctx context.Context, retention func(env string) time.Duration, now time.Time) (*sandglass.PrunePlan, error) {
-	p := &prunePlan{PrunePlan: sandglass.PrunePlan{ID: newID(now), Made: now.UTC(), Items: []sandglass.PruneItem{}}}
+	p := &prunePlan{PrunePlan: sandglass.PrunePlan{ID: newID(now), Made: now.UTC(), Items: []sandglass.PruneItem{}, Left: map[string]string{}}}
 	envs, err := r.Environments(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("plan prune: %w", err)
@@ -95,9 +95,16 @@ func (r *Repository) PlanPrune(ctx context.Context, retention func(env string) t
 		if keep < 0 {
 			continue
 		}
-		if err := r.planEnvironment(ctx, p, env, now.Add(-keep).UTC(), now); err != nil {
+		var of prunePlan
+		err := r.planEnvironment(ctx, &of, env, now.Add(-keep).UTC(), now)
+		if sandglass.CodeOf(err) == sandglass.CodeRepositoryDamaged {
+			p.Left[env] = sandglass.AsError(err).Message
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("plan prune of %s: %w", env, err)
 		}
+		p.Items, p.Cuts, p.Bundles = append(p.Items, of.Items...), append(p.Cuts, of.Cuts...), append(p.Bundles, of.Bundles...)
 	}
 	for _, item := range p.Items {
 		p.Objects += item.Objects
