@@ -3,4 +3,4 @@
 package test
 
 // randomTimes is how many times of a history are chosen at random and restored, besides those chosen for a reason.
-const randomTimes = 6
+const randomTimes = 4

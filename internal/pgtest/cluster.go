@@ -80,9 +80,22 @@ func (c *Cluster) Log() string {
 // PID is the postmaster's, 0 when it does not run.
 func (c *Cluster) PID() int { return c.pid }
 
+// program is where a program lies: beside the server or, since some packages have the server's alone, among the host's, whose
+// clients speak with all majors.
+func (c *Cluster) program(name string) string {
+	path := filepath.Join(c.Bin, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if others, err := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); err == nil && len(others) > 0 {
+		return others[len(others)-1]
+	}
+	return path
+}
+
 // Command is a PostgreSQL program, run as the OS user that owns the server.
 func (c *Cluster) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(c.Bin, program), args...)
+	cmd := exec.CommandContext(ctx, c.program(program), args...)
 	cmd.Dir = c.Dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "PGHOST="+c.Socket(), "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+Superuser)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.owner.credential()}
