@@ -23,6 +23,7 @@ import (
 
 	"sandglass"
 	"sandglass/internal/engine"
+	"sandglass/internal/pg"
 	"sandglass/internal/policy"
 	"sandglass/internal/search"
 )
@@ -213,7 +214,7 @@ func (h *Host) searchHidden(ctx context.Context, run *engine.Run, st policy.Stag
 // search looks through the files of the cleanly stopped copy, and judges all that was found.
 func (h *Host) search(ctx context.Context, run *engine.Run, m memory, in policy.Input, l *looked) error {
 	began := time.Now()
-	hits, bytes, err := l.index.Search(ctx, h.Volumes.Layout(m.Volume).Root, search.Options{MaxHits: maxFound, Progress: func(done int64) {
+	hits, bytes, err := l.index.Search(ctx, h.Volumes.Layout(m.Volume).Root, search.Options{MaxHits: maxFound, Open: pg.Open, Progress: func(done int64) {
 		run.Progress(sandglass.Progress{Done: done, Total: max(done, m.Bytes), Unit: "bytes", Note: "looking for production's secrets in the files", ETA: -1})
 	}})
 	if err != nil {

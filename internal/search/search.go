@@ -10,14 +10,13 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
-
-	"sandglass/internal/pg"
 )
 
 // Hit is a value that was found.
@@ -36,6 +35,8 @@ type Options struct {
 	Workers  int              // default 2
 	MaxHits  int              // the search ends when there are so many whole ones; default 1000
 	Progress func(done int64) // bytes read so far; may be nil, and is called by several workers
+	// Open opens a file by its name below the folder; default: as it is found there, whatever it is by then.
+	Open func(folder, name string) (*os.File, error)
 }
 
 // piece is what one worker reads at a time: window positions [from, to) of a file.
@@ -63,6 +64,9 @@ func (x *Index) Search(ctx context.Context, folder string, o Options) ([]Hit, in
 		return nil, 0, fmt.Errorf("search %s: %w", folder, err)
 	}
 	o.Workers, o.MaxHits = cmp.Or(o.Workers, 2), cmp.Or(o.MaxHits, 1000)
+	if o.Open == nil {
+		o.Open = func(folder, name string) (*os.File, error) { return os.Open(filepath.Join(folder, name)) }
+	}
 	var mu sync.Mutex
 	var hits []Hit
 	parts := map[string]map[int]Hit{} // by path and needle
@@ -89,7 +93,7 @@ func (x *Index) Search(ctx context.Context, folder string, o Options) ([]Hit, in
 		workers.Go(func() error {
 			buffer := make([]byte, 2*x.reach+chunkSize)
 			for i := next.Add(1) - 1; i < int64(len(pieces)); i = next.Add(1) - 1 {
-				if err := x.searchPiece(ctx, folder, pieces[i], buffer, &done, o.Progress, found); err != nil {
+				if err := x.searchPiece(ctx, folder, pieces[i], buffer, &done, o, found); err != nil {
 					return err
 				}
 			}
@@ -132,8 +136,8 @@ func piecesOf(folder string) ([]piece, error) {
 }
 
 // searchPiece looks at the windows that begin in the piece; around it, it reads as far as a needle reaches.
-func (x *Index) searchPiece(ctx context.Context, folder string, p piece, buffer []byte, done *atomic.Int64, progress func(int64), found func(Hit) error) error {
-	f, err := pg.Open(folder, p.name)
+func (x *Index) searchPiece(ctx context.Context, folder string, p piece, buffer []byte, done *atomic.Int64, o Options, found func(Hit) error) error {
+	f, err := o.Open(folder, p.name)
 	if err != nil {
 		return fmt.Errorf("search: %w", err)
 	}
@@ -156,8 +160,8 @@ func (x *Index) searchPiece(ctx context.Context, folder string, p piece, buffer 
 		if full != nil {
 			return full
 		}
-		if read := done.Add(to - from); progress != nil {
-			progress(read)
+		if read := done.Add(to - from); o.Progress != nil {
+			o.Progress(read)
 		}
 	}
 	return nil
