@@ -13,6 +13,7 @@ import (
 // A password changed in the sandbox is never lost to a restore: before the rehearsal ends the copy gets
 // it too; in the moments between rehearsal and cutover the restore goes back, and says why.
 func TestRolesChangedDuringARestore(t *testing.T) {
+	inLong(t)
 	t.Parallel()
 	ctx := t.Context()
 	c := newCrashSite(t)

@@ -97,3 +97,11 @@ func streaming(t *testing.T, s *systest.System, name string) {
 	t.Helper()
 	must(t, s.AwaitRecorded(t.Context(), name))
 }
+
+// inLong leaves a test to `make test-long`: what it shows, another one shows a part of.
+func inLong(t *testing.T) {
+	t.Helper()
+	if !long {
+		t.Skip("done by make test-long")
+	}
+}

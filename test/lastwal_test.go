@@ -124,6 +124,7 @@ func TestLastWALOfASandbox(t *testing.T) {
 // A cutover uses what was rehearsed, whatever is applied meanwhile; and whether a state is held for its administrator goes
 // with the volume, there and back.
 func TestDeclarationAtTheCutover(t *testing.T) {
+	inLong(t)
 	t.Parallel()
 	ctx := t.Context()
 	s := newSystem(t)

@@ -73,6 +73,7 @@ func redeclare(t *testing.T, s *systest.System, name string, edit func(*sandglas
 // The undo of a first restore leaves the sandbox empty, also when `serve` is killed right after the swap; its
 // own undo brings the copy back.
 func TestUndoToEmptyKilled(t *testing.T) {
+	inLong(t)
 	t.Parallel()
 	ctx := t.Context()
 	s := newSite(t)

@@ -272,6 +272,7 @@ func unreadable(t *testing.T, conn *pgx.Conn, program func(string) string, what,
 // What was made when all volumes were of one user stays as it is, beside those that have one to themselves, also where a way leads
 // from one to the other. When no user ID is left, that is told before anything is begun.
 func TestVolumesOfBeforeAndUsedUpUIDs(t *testing.T) {
+	inLong(t)
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run servers as several users")
 	}
