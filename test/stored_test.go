@@ -24,7 +24,7 @@ func TestHiddenValues(t *testing.T) {
 		`CREATE MATERIALIZED VIEW notes AS SELECT "a Note" || '' AS note FROM inline`,
 		`CREATE DOMAIN address AS inet; CREATE TABLE peers (id int, host address, net cidr); INSERT INTO peers VALUES (1, '10.20.30.40/24', '10.9.0.0/16')`,
 		// The length of the host, 24 bytes, is kept as the digit 3, that of the note behind it as an A.
-		`CREATE TABLE beside (host text, note text); INSERT INTO beside VALUES ('db1.erp.prod.example.com', repeat('-', 31))`,
+		`CREATE TABLE beside (kind "char", host text, note text); INSERT INTO beside VALUES ('x', 'db1.erp.prod.example.com', repeat('-', 31))`,
 		`CREATE TABLE pieces (note text); ALTER TABLE pieces ALTER note SET STORAGE EXTERNAL; INSERT INTO pieces VALUES (repeat('x ', 994) || 'db-master.prod.example' || repeat(' x', 994))`,
 		`CREATE TABLE harmless (note text); INSERT INTO harmless VALUES (repeat('abc ', 1000)), ('olddb1.erp.prod.example.com is another')`)
 	want := []string{
