@@ -180,9 +180,6 @@ func TestSlotLost(t *testing.T) {
 // once, and it is said why.
 func TestSlotLostWithinAnImage(t *testing.T) {
 	g := newRig(t, pgtest.Options{Settings: map[string]string{"max_wal_size": "32MB", "min_wal_size": "32MB", "max_slot_wal_keep_size": "64MB"}})
-	if g.production.Major == 14 { // StartReplication in replication/walsender.c asks only from 15 on whether a physical slot is invalid
-		t.Skip("14 goes on with an invalidated slot as long as the WAL is there, so that nothing is lost")
-	}
 	g.env.Recording.MaxRate = 32 << 10 // it takes minutes
 	g.start()
 	s := g.until("an image in the making", 30*time.Second, func(s sandglass.RecorderStatus) bool { return s.Image != nil && s.Image.Done > 0 })

@@ -84,7 +84,7 @@ func (r *Repository) NewImage(ctx context.Context, image sandglass.Image, o Imag
 	if err != nil {
 		return nil, fmt.Errorf("begin image: %w", diskError(o.Dir, err))
 	}
-	const mostWorkers = 8 // each has four chunks in memory, and more are not fed by one connection
+	const mostWorkers = 8 // each has four chunks in memory
 	workers := o.Workers
 	if workers <= 0 {
 		workers = min(runtime.GOMAXPROCS(0), mostWorkers)

@@ -237,7 +237,7 @@ func TestPlanIsLookedAtAgain(t *testing.T) {
 	}
 }
 
-// Nobody knows what an environment needs while a manifest of it is damaged; the others are pruned all the same.
+// Nobody knows what an environment needs while a manifest of it is damaged, so that nothing of it goes.
 func TestNothingGoesWhileAManifestIsDamaged(t *testing.T) {
 	x := newFixture(t)
 	x.history(t, 3)
