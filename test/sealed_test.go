@@ -81,8 +81,9 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 		"CREATE FUNCTION shout() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'an event trigger fired'; END$$",
 		"CREATE TABLE mine (id int)")
 	prod.Exec(t, "postgres", "INSERT INTO mine VALUES (0)",
-		// The initial copy of this table fails for its first row, again and again: the subscription stays in mid-sync, with a slot for it.
-		"INSERT INTO late VALUES (1)",
+		// The initial copy of this table hangs at its first row: the subscription stays in mid-sync, with a slot for it.
+		"CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(3600); RETURN NEW; END$$",
+		"CREATE TRIGGER hang BEFORE INSERT ON late FOR EACH ROW EXECUTE FUNCTION hang()", "ALTER TABLE late ENABLE REPLICA TRIGGER hang",
 		fmt.Sprintf("CREATE SUBSCRIPTION live CONNECTION '%s' PUBLICATION pub", publisher.ConnString("postgres")),
 		"CREATE EVENT TRIGGER shout ON ddl_command_start EXECUTE FUNCTION shout()")
 	prepared := prod.Conn(t, "postgres")
@@ -96,8 +97,9 @@ func TestNothingOfProductionActsInTheCopy(t *testing.T) {
 	uatPort, err := s.Sandbox(ctx, "uat", "prod", nil)
 	must(t, err)
 
-	must(t, s.Await(ctx, time.Minute, "a synchronization to be under way", func() (bool, error) {
-		return publisher.Query(t, "postgres", "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'pg_%_sync_%'") == "1", nil
+	must(t, s.Await(ctx, time.Minute, "one table to be ready and one in mid-sync", func() (bool, error) {
+		return prod.Query(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1" &&
+			prod.Query(t, "postgres", "SELECT srsubstate FROM pg_subscription_rel WHERE srrelid = 'live'::regclass AND srsubid = (SELECT oid FROM pg_subscription WHERE subname = 'live')") == "r", nil
 	}))
 
 	// Production goes; what knocks from now on is the copy.
