@@ -105,7 +105,7 @@ func (a *attempt) locate(ctx context.Context) error {
 		return err
 	}
 	if a.pos.tli == 0 {
-		a.pos.tli, a.pos.first = a.sys.Timeline, a.sys.Flushed.Segment(segmentSize)
+		a.pos.tli, a.pos.first = r.begun(a.sys, inc)
 		a.pos.whole = a.pos.first
 	}
 	for _, seg := range a.pos.undropped {
@@ -117,6 +117,17 @@ func (a *attempt) locate(ctx context.Context) error {
 		return err
 	}
 	return a.followTimeline(ctx)
+}
+
+// begun is where an incarnation begins of which nothing is held yet: where the connection before began, because an image in the making
+// needs its WAL from there on, or else the segment that is being written.
+func (r *Recorder) begun(sys pg.System, inc sandglass.Incarnation) (sandglass.TimelineID, sandglass.SegmentNo) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.inc.ID == inc.ID {
+		return r.status.Timeline, r.begin.Segment(inc.SegmentSize)
+	}
+	return sys.Timeline, sys.Flushed.Segment(inc.SegmentSize)
 }
 
 // keepHistories stores the history files of the server's timelines, which recovery needs.
@@ -170,7 +181,7 @@ func (a *attempt) history(ctx context.Context) (sandglass.History, error) {
 func (a *attempt) followTimeline(ctx context.Context) error {
 	p := &a.pos
 	if a.sys.Timeline == p.tli {
-		if held := max(p.durable, p.image.Redo); a.sys.Flushed < held {
+		if held := max(p.durable, p.image.Redo, p.start(p.first)); a.sys.Flushed < held {
 			return a.end(ctx, CodeWentBack, "The server has gone back in its history: its WAL ends at %s, while WAL up to %s was recorded.", a.sys.Flushed, held)
 		}
 		return nil
