@@ -4,8 +4,10 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -37,12 +39,33 @@ var (
 	})
 )
 
+// metadataOnce is where the metadata of a first `serve` lies, with which the systems of all tests begin; tests of the demo and of hosts make their own.
+var metadataOnce = sync.OnceValues(func() (kept string, err error) {
+	binary, err := build()
+	if err != nil {
+		return "", err
+	}
+	s, err := systest.Make(context.Background(), binary)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, s.Remove()) }()
+	if err := s.Serve(context.Background()); err != nil {
+		return "", err
+	}
+	kept = filepath.Join(binaries, "metadata")
+	return kept, s.KeepMetadata(kept)
+})
+
 // newSystem is an installation with a running `serve`.
 func newSystem(t *testing.T) *systest.System {
 	t.Helper()
 	binary, err := build()
 	must(t, err)
 	s := systest.New(t, binary)
+	template, err := metadataOnce()
+	must(t, err)
+	must(t, s.BeginWith(t.Context(), template))
 	must(t, s.Serve(t.Context()))
 	return s
 }
