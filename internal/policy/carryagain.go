@@ -33,7 +33,7 @@ func CarryAgain(ctx context.Context, st Staging, in Input) (again Report, err er
 	databases.SetLimit(2) // each has a session in both servers, which may have few to spare
 	for i, r := range rules {
 		databases.Go(func() error {
-			return st.Connect.in(carrying, r.database, func(conn *pgx.Conn) error {
+			return st.in(carrying, r.database, func(conn *pgx.Conn) error {
 				j := newJob(st, in)
 				err := j.carryAgain(carrying, conn, r)
 				reports[i] = j.report

@@ -125,7 +125,7 @@ func errOr(err error) error {
 // does not know them, in production) and removes our notes. It belongs after the last Prove
 // and may be repeated.
 func Finish(ctx context.Context, st Staging) error {
-	return st.Connect.in(ctx, home, func(conn *pgx.Conn) error {
+	return st.in(ctx, home, func(conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			closed, err := column(ctx, tx, `SELECT datname FROM pg_database JOIN pg_db_role_setting ON setdatabase = pg_database.oid
 				WHERE setrole = 0 AND '`+markClosed+`=on' = ANY (setconfig)`)

@@ -6,12 +6,14 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"sandglass"
 )
@@ -126,20 +128,18 @@ func (j *job) beforeHome(ctx context.Context) (*firstOutcomes, error) {
 
 // databasesDone looks into the home database, if there is one, for the record of this run.
 func (j *job) databasesDone(ctx context.Context) (done bool, err error) {
-	err = j.maintenance(ctx, func(conn *pgx.Conn) error {
-		var exists bool
-		if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1 AND datallowconn AND datconnlimit <> -2)`, home).Scan(&exists); err != nil || !exists {
+	err = j.st.in(ctx, home, func(conn *pgx.Conn) error {
+		err := conn.QueryRow(ctx, `SELECT coalesce(obj_description(to_regclass('sandglass.rule_done'), 'pg_class') = $1, false)`, j.in.Run).Scan(&done)
+		if err != nil || !done {
 			return err
 		}
-		return j.st.Connect.in(ctx, home, func(conn *pgx.Conn) error {
-			err := conn.QueryRow(ctx, `SELECT coalesce(obj_description(to_regclass('sandglass.rule_done'), 'pg_class') = $1, false)`, j.in.Run).Scan(&done)
-			if err != nil || !done {
-				return err
-			}
-			_, _, done, err = doneBefore(ctx, conn, ruleDatabases)
-			return err
-		})
+		_, _, done, err = doneBefore(ctx, conn, ruleDatabases)
+		return err
 	})
+	const noDatabase, closed = "3D000", "55000" // of InitPostgres: it is not there; it takes no connections, or its drop was interrupted
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == noDatabase || pgErr.Code == closed) {
+		return false, nil
+	}
 	return done, err
 }
 
@@ -200,7 +200,7 @@ func (j *job) rollBackPrepared(ctx context.Context, o *outcome) error {
 		if n < 0 {
 			n = len(all)
 		}
-		err := j.st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
+		err := j.st.in(ctx, database, func(conn *pgx.Conn) error {
 			for _, p := range all[:n] {
 				if _, err := conn.Exec(ctx, "ROLLBACK PREPARED "+literal(p.GID)); err != nil {
 					return err
@@ -235,12 +235,7 @@ func places(ctx context.Context, q querier) ([]place, error) {
 // arrangeDatabases drops, renames and replaces databases. Production's name is noted on each
 // of them first, in one transaction, so that after a kill the same databases are meant.
 func (j *job) arrangeDatabases(ctx context.Context, o *outcome) error {
-	if err := j.maintenance(ctx, func(conn *pgx.Conn) error {
-		return j.makeDatabase(ctx, conn, "template1", " IS_TEMPLATE true")
-	}); err != nil {
-		return err
-	}
-	err := j.st.Connect.in(ctx, "template1", func(conn *pgx.Conn) error {
+	arrange := func(conn *pgx.Conn) error {
 		if err := noteOrigins(ctx, conn); err != nil {
 			return err
 		}
@@ -272,6 +267,15 @@ func (j *job) arrangeDatabases(ctx context.Context, o *outcome) error {
 			return fmt.Errorf("rename databases: %w", err)
 		}
 		return j.makeDatabase(ctx, conn, home, "")
+	}
+	err := j.maintenance(ctx, func(conn *pgx.Conn) error {
+		if conn.Config().Database == "template1" {
+			return arrange(conn)
+		}
+		if err := j.makeDatabase(ctx, conn, "template1", " IS_TEMPLATE true"); err != nil {
+			return err
+		}
+		return j.st.in(ctx, "template1", arrange)
 	})
 	if err != nil {
 		return err
@@ -377,13 +381,13 @@ func (j *job) cleanTemplate(ctx context.Context, o *outcome) error {
 		return nil
 	}
 	var used bool
-	if err := j.st.Connect.in(ctx, "template1", func(conn *pgx.Conn) error {
+	if err := j.st.in(ctx, "template1", func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'm', 'f')
 			AND nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'sandglass')) OR EXISTS (SELECT FROM pg_largeobject_metadata)`).Scan(&used)
 	}); err != nil || !used {
 		return err
 	}
-	return j.st.Connect.in(ctx, home, func(conn *pgx.Conn) error {
+	return j.st.in(ctx, home, func(conn *pgx.Conn) error {
 		if err := j.dropDatabase(ctx, conn, place{Name: "template1", Template: true}); err != nil {
 			return fmt.Errorf("drop template1: %w", err)
 		}

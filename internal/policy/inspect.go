@@ -123,7 +123,7 @@ func Inspect(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, Fa
 		if d.Final == "" {
 			continue
 		}
-		if err := st.Connect.in(ctx, d.Name, func(conn *pgx.Conn) error { return i.database(ctx, conn, d) }); err != nil {
+		if err := st.in(ctx, d.Name, func(conn *pgx.Conn) error { return i.database(ctx, conn, d) }); err != nil {
 			return nil, Facts{}, fmt.Errorf("inspect database %q: %w", d.Name, err)
 		}
 	}

@@ -58,13 +58,16 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 	if err != nil {
 		return j.report, err
 	}
+	var release func()
+	j.st, release = st.keeping(ctx) // from here on no database comes or goes
+	defer release()
 	if j.names, err = j.openDatabases(ctx); err != nil {
 		return j.report, err
 	}
 	if !slices.Contains(j.names, home) {
 		return j.report, fmt.Errorf("neutralize: database %q does not accept connections", home)
 	}
-	if err := st.Connect.in(ctx, home, func(conn *pgx.Conn) error { return j.recordFirst(ctx, conn, first) }); err != nil {
+	if err := j.st.in(ctx, home, func(conn *pgx.Conn) error { return j.recordFirst(ctx, conn, first) }); err != nil {
 		return j.report, fmt.Errorf("record first rules: %w", err)
 	}
 	if err := j.forgetOldTarget(ctx); err != nil {
@@ -83,13 +86,13 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 			n++
 		}
 		for _, database := range j.databasesOf(rest[0]) {
-			if err := st.Connect.in(ctx, database, func(conn *pgx.Conn) error { return j.runIn(ctx, conn, database, rest[:n]) }); err != nil {
+			if err := j.st.in(ctx, database, func(conn *pgx.Conn) error { return j.runIn(ctx, conn, database, rest[:n]) }); err != nil {
 				return j.report, err
 			}
 		}
 		rest = rest[n:]
 	}
-	if err := st.Connect.in(ctx, home, func(conn *pgx.Conn) error { return flush(ctx, conn) }); err != nil {
+	if err := j.st.in(ctx, home, func(conn *pgx.Conn) error { return flush(ctx, conn) }); err != nil {
 		return j.report, fmt.Errorf("flush what was done: %w", err)
 	}
 	j.progress("")
@@ -136,7 +139,7 @@ func (j *job) progress(note string) {
 // openDatabases are all databases that accept connections; FirstContact saw to it that only
 // template0 does not.
 func (j *job) openDatabases(ctx context.Context) (names []string, err error) {
-	err = j.st.Connect.in(ctx, home, func(conn *pgx.Conn) error {
+	err = j.st.in(ctx, home, func(conn *pgx.Conn) error {
 		names, err = column(ctx, conn, `SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname`)
 		return err
 	})
@@ -181,7 +184,7 @@ func (j *job) forgetOldTarget(ctx context.Context) error {
 	}
 	var before outcome
 	var found bool
-	if err := j.st.Connect.in(ctx, home, func(conn *pgx.Conn) (err error) {
+	if err := j.st.in(ctx, home, func(conn *pgx.Conn) (err error) {
 		before, _, found, err = doneBefore(ctx, conn, targetRecord)
 		return err
 	}); err != nil || found && slices.Equal(before.notes, []string{now}) {
@@ -192,7 +195,7 @@ func (j *job) forgetOldTarget(ctx context.Context) error {
 		if !found && database != home {
 			continue // the first attempt: nothing to forget
 		}
-		err := j.st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
+		err := j.st.in(ctx, database, func(conn *pgx.Conn) error {
 			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 				if err := j.beginIn(ctx, tx); err != nil {
 					return err

@@ -34,6 +34,7 @@ type Staging struct {
 	SingleUser func(ctx context.Context, database string, sql ...string) (string, error)
 	Major      int
 	Log        *slog.Logger
+	kept       *kept // nil: each use has a session of its own
 }
 
 // Input is what a neutralization is told.

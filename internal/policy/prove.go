@@ -73,9 +73,11 @@ func assertions() []assertion {
 // After the sandbox's own migrations (Input.Synchronized) a stop whose code the environment
 // accepts is a warning. An error means that the copy could not be asked.
 func Prove(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, error) {
+	st, release := st.keeping(ctx)
+	defer release()
 	p := &prover{in: in}
 	var names []string
-	err := st.Connect.in(ctx, home, func(conn *pgx.Conn) (err error) {
+	err := st.in(ctx, home, func(conn *pgx.Conn) (err error) {
 		names, err = column(ctx, conn, `SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY 1`)
 		return err
 	})
@@ -84,7 +86,7 @@ func Prove(ctx context.Context, st Staging, in Input) ([]sandglass.Finding, erro
 	}
 	wrong := map[sandglass.Code][]string{}
 	for _, name := range names {
-		err := st.Connect.in(ctx, name, func(conn *pgx.Conn) error {
+		err := st.in(ctx, name, func(conn *pgx.Conn) error {
 			for _, a := range assertions() {
 				if !a.everyDatabase && name != home {
 					continue

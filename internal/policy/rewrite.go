@@ -100,7 +100,7 @@ func (j *job) inSessions(ctx context.Context, conn *pgx.Conn, work []func(contex
 	}
 	g.Go(func() error { return session(conn) })
 	for range min(rewriters, len(work)) - 1 {
-		g.Go(func() error { return j.st.Connect.in(ctx, database, session) })
+		g.Go(func() error { return j.st.in(ctx, database, session) })
 	}
 	return g.Wait()
 }

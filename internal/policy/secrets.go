@@ -70,7 +70,7 @@ func ReadSecrets(ctx context.Context, st Staging, in Input) (Secrets, error) {
 		if keep[name] == "" || !in.hasSecrets(keep[name]) {
 			continue
 		}
-		err := st.Connect.in(ctx, name, func(conn *pgx.Conn) error { return s.read(ctx, conn, in, keep[name]) })
+		err := st.in(ctx, name, func(conn *pgx.Conn) error { return s.read(ctx, conn, in, keep[name]) })
 		if err != nil {
 			return s, err
 		}

@@ -21,11 +21,12 @@ type querier interface {
 
 // sessionSettings make a session independent of whatever settings the sandbox's own roles and
 // databases carry (a database may even SET role), keep user triggers and row security out of
-// the way, and keep password hashes out of the server's log.
+// the way, and keep password hashes out of the server's log. Our queries are short: to compile
+// one, or to start processes for it, takes longer than the query.
 const sessionSettings = `SET ROLE NONE; SET search_path = pg_catalog; SET session_replication_role = replica;
 SET default_transaction_read_only = off; SET transaction_read_only = off; SET row_security = off;
 SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s';
-SET standard_conforming_strings = on; SET log_statement = 'none'; SET log_min_error_statement = 'panic';
+SET jit = off; SET max_parallel_workers_per_gather = 0; SET standard_conforming_strings = on; SET log_statement = 'none'; SET log_min_error_statement = 'panic';
 SET log_min_duration_statement = -1; SET log_duration = off; SET default_tablespace = ''; SET DateStyle = 'ISO'; SET synchronous_commit = on`
 
 // open connects and prepares the session.

@@ -58,8 +58,10 @@ const storedColumns = `SELECT c.oid::regclass::text, a.attname::text, pg_relatio
 
 // Read reads them from all databases that take connections.
 func (s Stored) Read(ctx context.Context, st Staging) error {
+	st, release := st.keeping(ctx)
+	defer release()
 	var names []string
-	err := st.Connect.in(ctx, home, func(conn *pgx.Conn) (err error) {
+	err := st.in(ctx, home, func(conn *pgx.Conn) (err error) {
 		names, err = column(ctx, conn, `SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY 1`)
 		return err
 	})
@@ -67,7 +69,7 @@ func (s Stored) Read(ctx context.Context, st Staging) error {
 	var total, done, next atomic.Int64
 	for _, name := range names {
 		if err == nil {
-			err = st.Connect.in(ctx, name, func(conn *pgx.Conn) error {
+			err = st.in(ctx, name, func(conn *pgx.Conn) error {
 				columns, err := structs[storedColumn](ctx, conn, storedColumns, "")
 				for _, c := range columns {
 					if n := len(tables); n == 0 || tables[n-1].database != name || tables[n-1].name != c.Table {
@@ -89,7 +91,7 @@ func (s Stored) Read(ctx context.Context, st Staging) error {
 		workers.Go(func() error {
 			for i := next.Add(1) - 1; i < int64(len(tables)); {
 				database := tables[i].database
-				err := st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
+				err := st.in(ctx, database, func(conn *pgx.Conn) error {
 					for ; i < int64(len(tables)) && tables[i].database == database; i = next.Add(1) - 1 {
 						if err := s.readable(ctx, conn, tables[i], false); err != nil {
 							return fmt.Errorf("search %s of %s: %w", tables[i].name, database, err)
@@ -112,7 +114,7 @@ func (s Stored) Read(ctx context.Context, st Staging) error {
 
 // ReadTable reads all texts of one table, by its OID, and what else is of no fixed length.
 func (s Stored) ReadTable(ctx context.Context, st Staging, database, oid string) error {
-	return st.Connect.in(ctx, database, func(conn *pgx.Conn) error {
+	return st.in(ctx, database, func(conn *pgx.Conn) error {
 		columns, err := structs[storedColumn](ctx, conn, storedColumns, oid)
 		if err != nil || len(columns) == 0 {
 			return err

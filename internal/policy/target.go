@@ -242,12 +242,15 @@ func unsound(grant string) error {
 
 // grantsOf is a query of all grants on one kind of object. Where nothing was ever granted, the
 // owner's own rights count, because in the copy the object belongs to a role of production;
-// PUBLIC's defaults don't.
+// PUBLIC's defaults don't. Grants to others than the grantees are left out here, before the objects are
+// named: there are thousands of functions, and to name one is dear.
 func grantsOf(kind, object, column, acl, letter, owner, from, system string) string {
 	return fmt.Sprintf(`SELECT '%s', %s, %s, a.grantee, a.privilege_type, a.is_grantable FROM %s,
-		aclexplode(coalesce(%s, acldefault(%s, %s))) a WHERE (%s IS NOT NULL AND (a.grantee <> 0 OR NOT (%s))) OR a.grantee = %s`,
+		aclexplode(coalesce(%s, acldefault(%s, %s))) a WHERE ((%s IS NOT NULL AND (a.grantee <> 0 OR NOT (%s))) OR a.grantee = %s) AND `+toGrantees,
 		kind, object, column, from, acl, letter, owner, acl, system, owner)
 }
+
+const toGrantees = `(a.grantee = 0 OR a.grantee = ANY (ARRAY(SELECT oid FROM pg_roles WHERE rolname = ANY ($1))))`
 
 func readGrants(ctx context.Context, q querier, union string, grantees []string) ([]Grant, error) {
 	return soundGrants(ctx, q, `SELECT kind, object, col, coalesce(rolname::text, ''), string_agg(privilege, ', ' ORDER BY privilege), grantable
@@ -267,7 +270,7 @@ func (d *Database) readGrants(ctx context.Context, conn *pgx.Conn, grantees []st
 		" UNION ALL " + grantsOf("SEQUENCE", "format('%I.%I', nspname, relname)", "''", "relacl", "'s'", "relowner", fmt.Sprintf(relations, "'S'"), system) +
 		" UNION ALL " + `SELECT 'COLUMN', format('%I.%I', nspname, relname), quote_ident(attname), a.grantee, a.privilege_type, a.is_grantable
 			FROM pg_attribute JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace, aclexplode(attacl) a
-			WHERE NOT attisdropped AND ` + ordinary + ` AND (a.grantee <> 0 OR NOT ` + system + `)` +
+			WHERE NOT attisdropped AND ` + ordinary + ` AND (a.grantee <> 0 OR NOT ` + system + `) AND ` + toGrantees +
 		" UNION ALL " + grantsOf("ROUTINE", "p.oid::regprocedure::text", "''", "proacl", "'f'", "proowner", "pg_proc p JOIN pg_namespace n ON n.oid = pronamespace", system) +
 		" UNION ALL " + grantsOf("SCHEMA", "quote_ident(nspname)", "''", "nspacl", "'n'", "nspowner", "(SELECT * FROM pg_namespace WHERE "+ordinary+") n", system) +
 		" UNION ALL " + grantsOf("TYPE", "format('%I.%I', nspname, typname)", "''", "typacl", "'T'", "typowner",
