@@ -26,17 +26,21 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 	if err != nil {
 		return err
 	}
-	if err := h.stopStaging(ctx, run); err != nil { // of an attempt before
-		return err
+	if run.Attempt > 1 || m.Synchronized { // it may run as it will in the open; sessions of migrations end
+		if err := h.stopStaging(ctx, run); err != nil {
+			return err
+		}
 	}
 	st, in, target, err := h.copyOf(ctx, run)
 	if err != nil {
 		return err
 	}
 	if !m.Closed {
-		if err := h.carryRoles(ctx, run, st, in, target, &m); err != nil {
+		if err := h.carryRoles(ctx, run, st, &in, target, &m); err != nil {
 			return err
 		}
+	} else if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
+		return err
 	}
 	looked, err := h.lookFor(ctx, run, m, in)
 	if err != nil {
@@ -74,14 +78,14 @@ func (h *Host) rehearse(ctx context.Context, run *engine.Run) error {
 
 // carryRoles applies once more, and proves, what the sandbox's people changed of their roles, rights and
 // rows since neutralize. cutOver compares with what was read here, once nobody can change it any more.
-func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Staging, in policy.Input, target db.Environment, m *memory) (err error) {
+func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Staging, in *policy.Input, target db.Environment, m *memory) (err error) {
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
 	if in.FromTarget, err = h.fromTarget(ctx, target, in.Target); err != nil {
 		return err
 	}
-	report, err := policy.Neutralize(ctx, st, in)
+	report, err := policy.Neutralize(ctx, st, *in)
 	if err != nil {
 		return err
 	}
@@ -90,7 +94,7 @@ func (h *Host) carryRoles(ctx context.Context, run *engine.Run, st policy.Stagin
 	if err := writeJSON(run.Dir, "neutralize.json", renewed(first, report)); err != nil {
 		return err
 	}
-	findings, err := policy.Prove(ctx, st, in)
+	findings, err := policy.Prove(ctx, st, *in)
 	if err != nil {
 		return err
 	}

@@ -116,13 +116,6 @@ func (h *Host) lookFor(ctx context.Context, run *engine.Run, m memory, in policy
 	if err != nil {
 		return nil, err
 	}
-	target, err := h.environment(ctx, run.Request.Environment)
-	if err != nil {
-		return nil, err
-	}
-	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
-		return nil, err
-	}
 	hosts, err := h.productionHosts(ctx, m, in.Source, in.Environment)
 	if err != nil {
 		return nil, err
