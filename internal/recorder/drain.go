@@ -148,8 +148,8 @@ func walEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 		if reader.Ended() && end < seg.Start(c.SegmentSize) {
 			break // with zeros; behind the record of a switch, the next segment goes on
 		}
-		err := feed(reader, dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)), int64(c.SegmentSize))
-		if _, damaged := errors.AsType[*wal.DamageError](err); damaged || errors.Is(err, fs.ErrNotExist) {
+		err := feed(reader, dataDir, c)
+		if _, damaged := errors.AsType[*wal.DamageError](err); damaged || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
 			break // what follows was there before, or is not there
 		}
 		if err != nil {
@@ -159,12 +159,18 @@ func walEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
 	return end, nil
 }
 
-func feed(w io.Writer, folder, name string, size int64) error {
-	f, err := pg.Open(folder, name)
+// feed gives a reader of WAL the rest of the segment that it is in, little by little: a segment is sixteen megabytes and more, and
+// what is looked for is often near its start.
+func feed(r *wal.Reader, dataDir string, c pg.Control) error {
+	f, err := pg.Open(dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, r.Position().Segment(c.SegmentSize), c.SegmentSize)))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = io.Copy(w, io.LimitReader(f, size))
+	from := r.Position().Offset(c.SegmentSize)
+	n, err := io.Copy(r, io.NewSectionReader(f, from, c.SegmentSize-from))
+	if err == nil && n < c.SegmentSize-from {
+		return fmt.Errorf("read %s: %w", f.Name(), io.ErrUnexpectedEOF)
+	}
 	return err
 }

@@ -4,6 +4,7 @@ package recorder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -69,33 +70,31 @@ func ImageStopped(ctx context.Context, r *repo.Repository, image sandglass.Image
 }
 
 // checkpointEnd reads where the last checkpoint's record ends, from the data folder's WAL.
-func checkpointEnd(dataDir string, c pg.Control) (sandglass.LSN, error) {
-	var end sandglass.LSN
-	start := c.CheckpointLSN.Segment(c.SegmentSize)
-	first := start.Start(c.SegmentSize)
-	reader, err := wal.NewReader(wal.Config{Major: c.Major, SegmentSize: c.SegmentSize, Timeline: c.Timeline, Start: first}, func(r *wal.Record) error {
-		if r.LSN == c.CheckpointLSN {
-			end = r.End
+func checkpointEnd(dataDir string, c pg.Control) (end sandglass.LSN, err error) {
+	at := c.CheckpointLSN &^ (wal.PageSize - 1)
+	reader, err := wal.NewReader(wal.Config{Major: c.Major, SegmentSize: c.SegmentSize, Timeline: c.Timeline, Start: at}, func(r *wal.Record) error {
+		if r.LSN != c.CheckpointLSN {
+			return nil
 		}
-		return nil
+		end = r.End
+		return errFound
 	})
 	if err != nil {
 		return 0, err
 	}
-	for seg := start; seg < start+2 && end == 0; seg++ { // the record may cross into the next segment
-		b, err := pg.ReadFile(dataDir, filepath.Join("pg_wal", sandglass.SegmentName(c.Timeline, seg, c.SegmentSize)), int64(c.SegmentSize))
+	for range 2 { // the record may cross into the next segment
+		err := feed(reader, dataDir, c)
+		if errors.Is(err, errFound) {
+			return end, nil
+		}
 		if err != nil {
 			return 0, err
 		}
-		if _, err := reader.Write(b); err != nil && end == 0 {
-			return 0, err
-		}
 	}
-	if end == 0 {
-		return 0, fmt.Errorf("the checkpoint at %s is not in its WAL", c.CheckpointLSN)
-	}
-	return end, nil
+	return 0, fmt.Errorf("the checkpoint at %s is not in its WAL", c.CheckpointLSN)
 }
+
+var errFound = errors.New("found")
 
 // copyFolder adds what belongs to an image of a folder below top. Links are not followed, nor does one that the server's user puts in
 // the place of a folder or a file meanwhile lead out of top.
