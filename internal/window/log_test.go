@@ -261,16 +261,19 @@ func (w *world) put(inc sandglass.IncarnationID, l *log, skip func(sandglass.Seg
 	ctx := context.Background()
 	config := wal.Config{Major: 15, SegmentSize: segmentSize, Timeline: l.tli, Start: l.start}
 	x := wal.NewIndexer(config)
+	indexed := 0 // bytes in segments whose index is there
 	for n, i := 0, 0; i < len(l.b); n, i = n+1, i+segmentSize {
-		if w.runs > 0 && n%w.runs == 0 {
-			config.Start = l.start + sandglass.LSN(i)
+		if w.runs > 0 && n%w.runs == 0 { // which begins with the first segment that lacks its index
+			config.Start = l.start + sandglass.LSN(indexed)
 			x = wal.NewIndexer(config)
+			w.must(x.Write(l.b[indexed:i]))
 		}
 		data := l.b[i:min(len(l.b), i+segmentSize)]
 		w.must(x.Write(data))
 		seg := (l.start + sandglass.LSN(i)).Segment(segmentSize)
 		beats := l.beatsOf(seg)
 		for _, f := range x.Finished() {
+			indexed += segmentSize
 			if s := f.Start.Segment(segmentSize); skip == nil || !skip(s) {
 				f.Beats = l.beatsOf(s) // it may be of a segment before, whose last record has only now become whole
 				w.must(w.PutIndex(ctx, env.Name, inc, l.tli, s, f.Marshal()))
