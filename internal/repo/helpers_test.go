@@ -20,6 +20,7 @@ import (
 // fixture is a repository in a folder, with one running incarnation.
 type fixture struct {
 	dir      string
+	env      string // whose history it makes
 	state    string // a recorder's folder
 	identity *age.X25519Identity
 	repo     *repo.Repository
@@ -36,7 +37,7 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &fixture{dir: filepath.Join(t.TempDir(), "repo"), state: t.TempDir(), identity: identity}
+	x := &fixture{dir: filepath.Join(t.TempDir(), "repo"), env: env, state: t.TempDir(), identity: identity}
 	store, err := repo.NewFolder(x.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +52,7 @@ func newFixture(t testing.TB) *fixture {
 
 func (x *fixture) begin(t testing.TB, id sandglass.IncarnationID, at time.Time) sandglass.Incarnation {
 	t.Helper()
-	inc := sandglass.Incarnation{ID: id, Environment: env, SystemIdentifier: 7300000000000000001, Major: 15, SegmentSize: 1 << 20, Began: at}
+	inc := sandglass.Incarnation{ID: id, Environment: x.env, SystemIdentifier: 7300000000000000001, Major: 15, SegmentSize: 1 << 20, Began: at}
 	if err := x.repo.BeginIncarnation(t.Context(), inc); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ type file struct {
 // image writes files as an image that ended at a time and begins replay at redo.
 func (x *fixture) image(t testing.TB, r *repo.Repository, inc sandglass.IncarnationID, id sandglass.ImageID, ended time.Time, redo sandglass.LSN, known *repo.Digests, files []file) (sandglass.Image, *repo.Digests) {
 	t.Helper()
-	facts := sandglass.Image{ID: id, Environment: env, Incarnation: inc, Timeline: 1, Redo: redo, Consistent: redo + 100, End: redo + 200, Began: ended.Add(-time.Minute), Ended: ended}
+	facts := sandglass.Image{ID: id, Environment: x.env, Incarnation: inc, Timeline: 1, Redo: redo, Consistent: redo + 100, End: redo + 200, Began: ended.Add(-time.Minute), Ended: ended}
 	w, err := r.NewImage(t.Context(), facts, repo.ImageOptions{Dir: x.state, Known: known})
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,10 +23,10 @@ func (x *fixture) wal(t testing.TB, inc sandglass.IncarnationID, from, to int) {
 	t.Helper()
 	for n := from; n < to; n++ {
 		seg := sandglass.SegmentNo(n)
-		if err := x.repo.PutSegment(t.Context(), env, inc, 1, seg, bytes.NewReader(data(uint64(n), segSize))); err != nil {
+		if err := x.repo.PutSegment(t.Context(), x.env, inc, 1, seg, bytes.NewReader(data(uint64(n), segSize))); err != nil {
 			t.Fatal(err)
 		}
-		if err := x.repo.PutIndex(t.Context(), env, inc, 1, seg, []byte("index")); err != nil {
+		if err := x.repo.PutIndex(t.Context(), x.env, inc, 1, seg, []byte("index")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +63,7 @@ func (x *fixture) history(t testing.TB, n int) []*repo.Digests {
 
 func (x *fixture) imageIDs(t testing.TB, inc sandglass.IncarnationID) []string {
 	t.Helper()
-	images, err := x.fresh(t).Images(t.Context(), env, inc)
+	images, err := x.fresh(t).Images(t.Context(), x.env, inc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,16 +238,33 @@ func TestPlanIsLookedAtAgain(t *testing.T) {
 	}
 }
 
-// Nobody knows what an environment needs while a manifest of it is damaged, so that nothing of it goes.
+// Nobody knows what an environment needs while a manifest of it is damaged, so that nothing of it goes. Of others it does.
 func TestNothingGoesWhileAManifestIsDamaged(t *testing.T) {
 	x := newFixture(t)
 	x.history(t, 3)
+	other := *x
+	other.env = "crm"
+	other.inc = other.begin(t, "20261101t100000-bbbb", epoch)
+	other.history(t, 3)
 	x.flip(t, "env/prod/"+string(x.inc.ID)+"/image/"+img2, 300)
-	plan, err := x.fresh(t).PlanPrune(t.Context(), keep(time.Hour), days(5))
+	before := x.objects(t, "env/prod")
+	fresh := x.fresh(t)
+	plan, err := fresh.PlanPrune(t.Context(), keep(time.Hour), days(5))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(plan.Items) != 0 || plan.Left[env] == "" {
-		t.Errorf("the plan: %+v", plan)
+	if _, err := fresh.ExecutePrune(t.Context(), plan.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range plan.Items {
+		if i.Environment == env {
+			t.Errorf("the plan names %s of %s", i.Name, env)
+		}
+	}
+	if len(plan.Left) != 1 || plan.Left[env] == "" || !maps.Equal(before, x.objects(t, "env/prod")) {
+		t.Errorf("left %v; of %s %d objects of %d are there", plan.Left, env, len(x.objects(t, "env/prod")), len(before))
+	}
+	if images := other.imageIDs(t, other.inc.ID); !slices.Equal(images, []string{img2}) {
+		t.Errorf("of crm there is %v", images)
 	}
 }
