@@ -13,6 +13,7 @@ import (
 
 // The demo does the main job, checks it, and leaves nothing. How long it took is told.
 func TestDemoOnce(t *testing.T) {
+	t.Parallel()
 	binary, err := build()
 	must(t, err)
 	parent, err := os.MkdirTemp("/tmp", "sg")

@@ -19,6 +19,7 @@ import (
 // During a restore of a production that points to listeners on this host, the copy's network has a loopback that is down,
 // nothing else, and not one packet is counted on it.
 func TestNotOnePacketLeaves(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	listener := newTrap(t, "tcp", "127.0.0.1:0")
 	port := listener.Addr().(*net.TCPAddr).Port

@@ -109,6 +109,7 @@ func TestVolumesAreTheirOwnUsers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run servers as several users")
 	}
+	t.Parallel()
 	ctx := t.Context()
 	accounts, err := os.ReadFile("/etc/passwd")
 	must(t, err)

@@ -300,7 +300,7 @@ func TestPackResume(t *testing.T) {
 			t.Fatal(err)
 		}
 		kills++
-		if kills%(12/oneIn) == 1 {
+		if kills%max(2, 12/oneIn) == 1 {
 			if err := errors.Join(rough.Kill(), rough.Start(t.Context())); err != nil {
 				t.Fatal(err)
 			}

@@ -6,4 +6,4 @@ package policy_test
 const randomBatches = 1
 
 // oneIn is how many of a test's repetitions there are for each that is done: scenes, points of interruption.
-const oneIn = 6
+const oneIn = 10
