@@ -36,26 +36,27 @@ func TestRolesChangedDuringARestore(t *testing.T) {
 	}
 
 	for _, row := range []struct {
-		after, attribute, limit string
-		state                   sandglass.State
-		code                    sandglass.Code
-		shows                   string
+		killed, attribute, limit string
+		state                    sandglass.State
+		code                     sandglass.Code
+		shows                    string
 	}{
-		{"neutralize", "CONNECTION LIMIT 3", "3", sandglass.Succeeded, "", c.fromProd},
-		{"rehearse", "CONNECTION LIMIT 4", "4", sandglass.Failed, "carry.changed", c.fromProd},
+		{"neutralize:after", "CONNECTION LIMIT 3", "3", sandglass.Succeeded, "", c.fromProd},
+		{"prove:before", "CONNECTION LIMIT 2 PASSWORD 'two'", "2", sandglass.Succeeded, "", c.fromProd},
+		{"rehearse:after", "CONNECTION LIMIT 4", "4", sandglass.Failed, "carry.changed", c.fromProd},
 	} {
 		to, err := c.Client.Connect(ctx, "uat", "postgres")
 		must(t, err)
 		way := fmt.Sprintf("host=%s port=%d user=%s dbname=postgres", to.Host, to.Port, to.User)
 		must(t, c.Stop())
-		must(t, c.Serve(ctx, "SANDGLASS_CRASH=restore/"+row.after+":after"))
+		must(t, c.Serve(ctx, "SANDGLASS_CRASH=restore/"+row.killed))
 		must(t, c.settle(ctx))
 		op, err := c.Client.Start(ctx, sandglass.Request{Kind: sandglass.KindRestore, Environment: "uat", Moment: latest})
 		must(t, err)
 		select {
 		case <-c.Exited():
 		case <-time.After(2 * time.Minute):
-			t.Fatalf("serve was not killed after %s", row.after)
+			t.Fatalf("serve was not killed at %s", row.killed)
 		}
 		must(t, c.Kill())
 		// The sandbox outlives serve; its people go on using it.
@@ -68,11 +69,11 @@ func TestRolesChangedDuringARestore(t *testing.T) {
 		op, err = c.Finish(ctx, op.ID)
 		must(t, err)
 		if op.State != row.state || row.code != "" && (op.Error == nil || op.Error.Code != row.code) {
-			t.Fatalf("after %s: the restore is %s (%v), want %s %s", row.after, op.State, op.Error, row.state, row.code)
+			t.Fatalf("killed at %s: the restore is %s (%v), want %s %s", row.killed, op.State, op.Error, row.state, row.code)
 		}
 		c.is(t, row.shows)
 		if got := limit(); got != row.limit {
-			t.Errorf("after %s: tester's limit is %s, want %s", row.after, got, row.limit)
+			t.Errorf("killed at %s: tester's limit is %s, want %s", row.killed, got, row.limit)
 		}
 	}
 	change("CONNECTION LIMIT 5") // it is open for changes again

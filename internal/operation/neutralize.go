@@ -158,7 +158,7 @@ func (h *Host) prove(ctx context.Context, run *engine.Run) error {
 	if in.Target, err = h.readTarget(ctx, target, run.Request.Accept); err != nil {
 		return err
 	}
-	findings, err := policy.Prove(ctx, st, in)
+	findings, err := h.proveNow(ctx, st, in, target)
 	if err != nil {
 		return err
 	}
@@ -166,6 +166,21 @@ func (h *Host) prove(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	return h.judge(ctx, run, findings, nil)
+}
+
+// proveNow proves a copy against the sandbox as it is now, after it was given what the sandbox's people have changed of their roles and
+// rights since it was neutralized: a new password is no password of production's.
+func (h *Host) proveNow(ctx context.Context, st policy.Staging, in policy.Input, target db.Environment) ([]sandglass.Finding, error) {
+	applied, err := policy.Applied(ctx, st, in)
+	if err == nil && !applied {
+		if in.FromTarget, err = h.fromTarget(ctx, target, in.Target); err == nil {
+			_, err = policy.Neutralize(ctx, st, in) // reported by the rehearsal, which asks once more
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return policy.Prove(ctx, st, in)
 }
 
 // writeJSON puts a document among the operation's logs.

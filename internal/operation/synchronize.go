@@ -85,7 +85,7 @@ func (h *Host) synchronize(ctx context.Context, run *engine.Run) error {
 		return err
 	}
 	in.Synchronized = true
-	if done.Findings, err = policy.Prove(ctx, st, in); err != nil {
+	if done.Findings, err = h.proveNow(ctx, st, in, target); err != nil {
 		return err
 	}
 	if err := writeJSON(run.Dir, "synchronize.json", done); err != nil {

@@ -167,28 +167,52 @@ func (j *job) beginIn(ctx context.Context, tx pgx.Tx) error {
 // targetRecord is the row of rule_done in home that holds the fingerprint of the Target the rules were applied for.
 const targetRecord = "target"
 
+func (t *Target) fingerprint() (string, error) {
+	b, err := json.Marshal(t)
+	return fmt.Sprintf("%x", sha256.Sum256(b)), err
+}
+
+// appliedFor is the fingerprint of the Target that the copy's rules were last applied for.
+func appliedFor(ctx context.Context, st Staging) (fingerprint string, found bool, err error) {
+	err = st.in(ctx, home, func(conn *pgx.Conn) error {
+		var o outcome
+		o, _, found, err = doneBefore(ctx, conn, targetRecord)
+		if len(o.notes) == 1 {
+			fingerprint = o.notes[0]
+		}
+		return err
+	})
+	return fingerprint, found, err
+}
+
+// Applied says whether a neutralized copy has what the sandbox has of roles and rights now, which is Input.Target: its people may have
+// changed them since. If not, Neutralize again does that.
+func Applied(ctx context.Context, st Staging, in Input) (bool, error) {
+	now, err := in.Target.fingerprint()
+	if err != nil {
+		return false, err
+	}
+	before, _, err := appliedFor(ctx, st)
+	return before == now, err
+}
+
 // forgetOldTarget removes the records of the rules that depend on the Target when it is not the
 // one they were applied for. Home, with the fingerprint, comes last: a kill before that only
 // makes it happen again.
 func (j *job) forgetOldTarget(ctx context.Context) error {
-	b, err := json.Marshal(j.in.Target)
+	now, err := j.in.Target.fingerprint()
 	if err != nil {
 		return err
 	}
-	now := fmt.Sprintf("%x", sha256.Sum256(b))
+	before, found, err := appliedFor(ctx, j.st)
+	if err != nil || before == now {
+		return err
+	}
 	var names []string
 	for _, r := range rules() {
 		if r.ofTarget {
 			names = append(names, r.name)
 		}
-	}
-	var before outcome
-	var found bool
-	if err := j.st.in(ctx, home, func(conn *pgx.Conn) (err error) {
-		before, _, found, err = doneBefore(ctx, conn, targetRecord)
-		return err
-	}); err != nil || found && slices.Equal(before.notes, []string{now}) {
-		return err
 	}
 	databases := append(slices.DeleteFunc(slices.Clone(j.names), func(n string) bool { return n == home }), home)
 	for _, database := range databases {
