@@ -92,8 +92,8 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 		}
 		rest = rest[n:]
 	}
-	if err := j.st.in(ctx, home, func(conn *pgx.Conn) error { return flush(ctx, conn) }); err != nil {
-		return j.report, fmt.Errorf("flush what was done: %w", err)
+	if err := j.st.in(ctx, home, func(conn *pgx.Conn) error { return j.recordApplied(ctx, conn) }); err != nil {
+		return j.report, fmt.Errorf("record what was done: %w", err)
 	}
 	j.progress("")
 	j.report.Seconds = time.Since(began).Seconds()
@@ -101,13 +101,21 @@ func Neutralize(ctx context.Context, st Staging, in Input) (Report, error) {
 }
 
 // asynchronous spares a session the wait for the disk at each commit: an act and its record are
-// still lost or kept together, in order, and flush waits once, for all.
+// still lost or kept together, in order, and recordApplied waits once, for all.
 const asynchronous = `SET synchronous_commit = off`
 
-// flush makes what other sessions have committed durable, with a commit of its own.
-func flush(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SELECT pg_logical_emit_message(true, 'sandglass', 'neutralized')`)
-	return err
+// recordApplied notes that all rules are applied for the Target. Its commit makes durable what other sessions have committed before.
+func (j *job) recordApplied(ctx context.Context, conn *pgx.Conn) error {
+	now, err := j.in.Target.fingerprint()
+	if err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM sandglass.rule_done WHERE rule = $1`, appliedRecord); err != nil {
+			return err
+		}
+		return record(ctx, tx, appliedRecord, outcome{notes: []string{now}}, 0)
+	})
 }
 
 func newJob(st Staging, in Input) *job {
@@ -164,19 +172,23 @@ func (j *job) beginIn(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// targetRecord is the row of rule_done in home that holds the fingerprint of the Target the rules were applied for.
-const targetRecord = "target"
+// Rows of rule_done in home that hold the fingerprint of a Target: of the one that the rules are being applied for, and, once they
+// all are, of that one again.
+const (
+	targetRecord  = "target"
+	appliedRecord = "target applied"
+)
 
 func (t *Target) fingerprint() (string, error) {
 	b, err := json.Marshal(t)
 	return fmt.Sprintf("%x", sha256.Sum256(b)), err
 }
 
-// appliedFor is the fingerprint of the Target that the copy's rules were last applied for.
-func appliedFor(ctx context.Context, st Staging) (fingerprint string, found bool, err error) {
+// recordedTarget is the fingerprint in such a row.
+func recordedTarget(ctx context.Context, st Staging, row string) (fingerprint string, found bool, err error) {
 	err = st.in(ctx, home, func(conn *pgx.Conn) error {
 		var o outcome
-		o, _, found, err = doneBefore(ctx, conn, targetRecord)
+		o, _, found, err = doneBefore(ctx, conn, row)
 		if len(o.notes) == 1 {
 			fingerprint = o.notes[0]
 		}
@@ -186,13 +198,13 @@ func appliedFor(ctx context.Context, st Staging) (fingerprint string, found bool
 }
 
 // Applied says whether a neutralized copy has what the sandbox has of roles and rights now, which is Input.Target: its people may have
-// changed them since. If not, Neutralize again does that.
+// changed them since, or an earlier attempt to give them was interrupted. If not, Neutralize again does that.
 func Applied(ctx context.Context, st Staging, in Input) (bool, error) {
 	now, err := in.Target.fingerprint()
 	if err != nil {
 		return false, err
 	}
-	before, _, err := appliedFor(ctx, st)
+	before, _, err := recordedTarget(ctx, st, appliedRecord)
 	return before == now, err
 }
 
@@ -204,7 +216,7 @@ func (j *job) forgetOldTarget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before, found, err := appliedFor(ctx, j.st)
+	before, found, err := recordedTarget(ctx, j.st, targetRecord)
 	if err != nil || before == now {
 		return err
 	}
@@ -224,7 +236,7 @@ func (j *job) forgetOldTarget(ctx context.Context) error {
 				if err := j.beginIn(ctx, tx); err != nil {
 					return err
 				}
-				if _, err := tx.Exec(ctx, `DELETE FROM sandglass.rule_done WHERE rule = ANY ($1)`, append(names, targetRecord)); err != nil || database != home {
+				if _, err := tx.Exec(ctx, `DELETE FROM sandglass.rule_done WHERE rule = ANY ($1)`, append(names, targetRecord, appliedRecord)); err != nil || database != home {
 					return err
 				}
 				return record(ctx, tx, targetRecord, outcome{notes: []string{now}}, 0)

@@ -1,17 +1,14 @@
-// The rules on real clusters: a fixture for every rule, before and after; the proof; and the
-// same end state when the work is cut off anywhere and taken up again.
+// The rules on real clusters: a fixture for every rule, before and after, and the proof.
 
 package policy_test
 
 import (
 	stdcmp "cmp"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -246,91 +243,6 @@ func TestBuiltIns(t *testing.T) {
 		if !used[name] {
 			t.Errorf("the assertion %s is of no rule", name)
 		}
-	}
-}
-
-// cutOff cancels its context at the n-th statement of all sessions.
-type cutOff struct {
-	left   atomic.Int64
-	cancel context.CancelFunc
-}
-
-func (c *cutOff) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	if c.left.Add(-1) == 0 {
-		c.cancel()
-	}
-	return ctx
-}
-
-func (c *cutOff) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-// TestResume cuts the work off at statement after statement, each time further on, sometimes
-// with the whole server killed, and compares the end state with that of undisturbed work.
-func TestResume(t *testing.T) {
-	t.Parallel()
-	target := readTarget(t, makeTarget(t))
-	calm, _ := makeCopy(t)
-	in := policy.Input{Run: "20261122t000000-bbbb", Source: prod, Environment: uat, Target: target}
-	calmReport, err := policy.Neutralize(t.Context(), staging(calm), in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := policy.Neutralize(t.Context(), staging(calm), in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range again.Rules {
-		if !r.Skipped {
-			t.Errorf("rule %s applied twice in %q", r.Rule, r.Database)
-		}
-	}
-	rough, _ := makeCopy(t)
-	var report policy.Report
-	attempts := 0
-	for done := false; !done; attempts++ {
-		ctx, cancel := context.WithCancel(t.Context())
-		cut := &cutOff{cancel: cancel}
-		cut.left.Store(int64(6 + attempts*5*oneIn))
-		st := staging(rough)
-		st.Connect = func(ctx context.Context, database string) (*pgx.Conn, error) {
-			cfg, err := config(rough, database)
-			if err != nil {
-				return nil, err
-			}
-			cfg.Tracer = cut
-			return pgx.ConnectConfig(ctx, cfg)
-		}
-		report, err = policy.Neutralize(ctx, st, in)
-		done = err == nil
-		if !done && ctx.Err() == nil {
-			t.Fatalf("attempt %d: %v", attempts, err)
-		}
-		cancel()
-		if attempts%max(3, 12/oneIn) == 2 {
-			if err := rough.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			if err := rough.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if attempts > 200 {
-			t.Fatal("no end")
-		}
-	}
-	t.Logf("%d attempts", attempts)
-	if diff := cmp.Diff(state(t, calm), state(t, rough)); diff != "" {
-		t.Error("end state", diff)
-	}
-	if diff := cmp.Diff(calmReport.NotReapplied, report.NotReapplied); diff != "" {
-		t.Error("report", diff)
-	}
-	proof, err := policy.Prove(t.Context(), staging(rough), in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if stops := levels(proof, sandglass.Stop); stops != nil {
-		t.Errorf("proof: %q", strings.Join(stops, "\n"))
 	}
 }
 
